@@ -1,0 +1,101 @@
+"""The few things that can go wrong, with their context as attributes."""
+
+
+class ControllerError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    uuid: str | None = None
+    """The machine that the action was about, once it was found."""
+    done: tuple[str, ...] = ()
+    """The virsh commands of the same action that had succeeded before the error."""
+
+
+class SettingsError(ControllerError):
+    """Raised if a setting is unknown, of the wrong type, or impossible."""
+
+    def __init__(self, key: str, value: object, reason: str) -> None:
+        super().__init__(f"{key} = {value!r}: {reason}")
+        self.key = key
+        self.value = value
+        self.reason = reason
+
+
+class VirshUnusable(ControllerError):
+    """Raised at the start if the virsh binary is missing, too old, or lacks readline."""
+
+
+class NoSuchMachine(ControllerError):
+    """Raised if libvirt has, provably, no machine of this name or UUID."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"libvirt has no machine {reference!r}")
+        self.reference = reference
+
+
+class WrongState(ControllerError):
+    """Raised if a verb makes no sense in the state that the machine is in."""
+
+    def __init__(self, verb: str, state: str, reason: str, advice: str) -> None:
+        super().__init__(f"cannot {verb} a machine that is {state} ({reason}): {advice}")
+        self.verb = verb
+        self.state = state
+        self.reason = reason
+
+
+class Busy(ControllerError):
+    """Raised if other actions on the same machine took too long for this one's turn to come."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"another action on this machine is still under way after {seconds:g} s")
+        self.seconds = seconds
+
+
+class TooManyActions(ControllerError):
+    """Raised if as many actions as the settings allow are under way already."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} actions are under way already, the most that are allowed")
+        self.limit = limit
+
+
+class Refused(ControllerError):
+    """Raised if libvirt answered a command with an error; the text is libvirt's own."""
+
+    def __init__(self, command: str, words: str) -> None:
+        super().__init__(words)
+        self.command = command
+        self.words = words
+
+
+class Unavailable(ControllerError):
+    """Base of the errors in which libvirt did not answer at all.
+
+    `sent` says whether the command had left already: then its outcome is unknown, and only
+    reading the machine's state again can tell.
+    """
+
+    sent = False
+
+
+class Unreachable(Unavailable):
+    """Raised if no connection to libvirt could be had; the command was never sent."""
+
+
+class ConnectionLost(Unavailable):
+    """Raised if the connection to libvirt, or virsh itself, went away during a command."""
+
+    sent = True
+
+    def __init__(self, command: str, words: str) -> None:
+        super().__init__(f"the connection to libvirt was lost during '{command}': {words}")
+        self.command = command
+        self.words = words
+
+
+class NoAnswer(Unavailable):
+    """Raised if a deadline passed before libvirt answered."""
+
+    def __init__(self, command: str, *, sent: bool) -> None:
+        super().__init__(f"libvirt did not answer '{command}' in time")
+        self.command = command
+        self.sent = sent

@@ -1,0 +1,44 @@
+"""Whether the virsh on this machine can be used at all."""
+
+import re
+import subprocess
+
+from mc.errors import VirshUnusable
+
+OLDEST = (9, 0)
+_SECONDS = 10
+
+
+def check_binary(binary: str) -> str:
+    """The version of the virsh binary, such as `9.0.0`.
+
+    Raises `VirshUnusable` if it is missing or does not run, if it is older than `OLDEST`, the
+    oldest that this program was tried with, or if it was built without readline: such a virsh
+    cuts its input lines at 1023 bytes.
+    """
+    try:
+        answer = subprocess.run(
+            [binary, "--version=long"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+            text=True,
+        ).stdout
+    except FileNotFoundError as error:
+        raise VirshUnusable(
+            f"{binary} was not found: install virsh (the package libvirt-clients on Debian and "
+            "Ubuntu, libvirt-client on Fedora and SUSE), or say where it is with libvirt.virsh"
+        ) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise VirshUnusable(f"{binary} does not run: {error}") from error
+    found = re.search(r"libvirt (\d+)\.(\d+)\.(\d+)", answer)
+    if not found:
+        raise VirshUnusable(f"{binary} is not libvirt's virsh: it says {answer[:80]!r}")
+    version = ".".join(found.groups())
+    if (int(found[1]), int(found[2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise VirshUnusable(f"{binary} is version {version}: {oldest} or newer is needed")
+    if "Readline" not in answer:
+        raise VirshUnusable(f"{binary} was built without readline, which is needed")
+    return version

@@ -1,0 +1,155 @@
+"""One short method per virsh command, each named as virsh names it."""
+
+import logging
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mc.errors import ConnectionLost
+from mc.virsh.pool import Pool
+from mc.virsh.quoting import decode
+from mc.virsh.session import Session
+
+log = logging.getLogger(__name__)
+
+# How many times as many sessions as are kept open may be opened when those kept are stuck.
+_BURST = 4
+_READ_PATIENCE = 0.1
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A machine in virsh's list: `id` is None when it is off."""
+
+    uuid: str
+    id: int | None
+    name: str
+
+
+class Virsh:
+    """virsh on live sessions: some for reading, some for acting, one for reads of all machines.
+
+    Apart from each other, because a command on one machine may take half a minute and stalls
+    reads of all machines meanwhile. A `test:` URI has one session for everything: the state of
+    the embedded hypervisor lives in its connection, and ends with it.
+
+    Every method raises `Refused` with libvirt's words, or `Unavailable`. A read whose connection
+    is lost is repeated once on a new one, an action never. Deadlines are in seconds and cover
+    waiting for a session, connecting, and the command. A domain is a name or UUID where a method
+    reads, a UUID where it acts.
+    """
+
+    def __init__(
+        self,
+        binary: str,
+        uri: str,
+        *,
+        read_sessions: int,
+        action_sessions: int,
+        actions_at_once: int,
+        read_seconds: float,
+        action_seconds: float,
+        shutdown_mode: str = "",
+    ) -> None:
+        self._typed = [binary, "-c", uri]
+        self._read_seconds = read_seconds
+        self._action_seconds = action_seconds
+        self._mode = ["--mode", shutdown_mode] if shutdown_mode else []
+
+        def open_session(deadline: float) -> Session:
+            return Session(binary, uri, min(deadline, time.monotonic() + read_seconds))
+
+        def pool(keep: int, limit: int, patience: float) -> Pool:
+            return Pool(open_session, keep=keep, limit=limit, patience=patience)
+
+        if uri.startswith("test:"):
+            self._reading = self._listing = self._acting = pool(1, 1, 0)
+        else:
+            self._reading = pool(read_sessions, _BURST * read_sessions, _READ_PATIENCE)
+            self._listing = pool(1, _BURST, _READ_PATIENCE)
+            self._acting = pool(action_sessions, max(action_sessions, actions_at_once), 0)
+
+    def close(self) -> None:
+        """End every session; commands under way raise `ConnectionLost`."""
+        for pool in {self._reading, self._listing, self._acting}:
+            pool.close()
+
+    def list_all(self) -> list[Listed]:
+        """Every machine, running or not, in libvirt's order."""
+        out = self._read(self._listing, "list", "--all", "--uuid", "--id", "--name")
+        return [_listed(line) for line in out.split("\n") if line]
+
+    def domstats(self) -> dict[str, int]:
+        """The number of the state (virDomainState) of every machine, by its name."""
+        return dict(_states(self._read(self._listing, "domstats", "--state", "--nowait")))
+
+    def dominfo(self, domain: str) -> dict[str, str]:
+        """What virsh tells of a domain: `Id` (`-` when off), `Name`, `UUID`, `State`, ..."""
+        out = self._read(self._reading, "dominfo", "--domain", domain)
+        # virsh prints "%-15s %s"; a name may begin with spaces of its own.
+        return {line[:16].rstrip(" :"): line[16:] for line in out.split("\n") if line}
+
+    def domstate(self, domain: str) -> tuple[str, str]:
+        """State and reason in libvirt's words, such as `("shut off", "destroyed")`."""
+        out = self._read(self._reading, "domstate", "--domain", domain, "--reason")
+        state, _, reason = out.strip().partition(" (")
+        return state, reason.removesuffix(")")
+
+    def start(self, uuid: str) -> None:
+        self._act("start", "--domain", uuid)
+
+    def resume(self, uuid: str) -> None:
+        self._act("resume", "--domain", uuid)
+
+    def dompmwakeup(self, uuid: str) -> None:
+        self._act("dompmwakeup", "--domain", uuid)
+
+    def shutdown(self, uuid: str) -> None:
+        """Ask the guest to power off; success does not mean that it will."""
+        self._act("shutdown", "--domain", uuid, *self._mode)
+
+    def reboot(self, uuid: str) -> None:
+        """Ask the guest to reboot; success does not mean that it will."""
+        self._act("reboot", "--domain", uuid, *self._mode)
+
+    def reset(self, uuid: str) -> None:
+        self._act("reset", "--domain", uuid)
+
+    def destroy(self, uuid: str, *, graceful: bool = False) -> None:
+        """Power off at once; `graceful` spares a hypervisor that does not end when told to."""
+        self._act("destroy", "--domain", uuid, *["--graceful"] * graceful)
+
+    def inject_nmi(self, uuid: str) -> None:
+        self._act("inject-nmi", "--domain", uuid)
+
+    def _read(self, pool: Pool, *arguments: str) -> str:
+        deadline = time.monotonic() + self._read_seconds
+        try:
+            return self._run(pool, arguments, deadline)
+        except ConnectionLost as error:
+            log.debug("reading again on a new connection: %s", error)
+            return self._run(pool, arguments, deadline)
+
+    def _act(self, *arguments: str) -> None:
+        self._run(self._acting, arguments, time.monotonic() + self._action_seconds)
+
+    def _run(self, pool: Pool, arguments: tuple[str, ...], deadline: float) -> str:
+        with pool.session(deadline) as session:
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s", shlex.join([*self._typed, *arguments]))
+            return decode(session.run(arguments, deadline))
+
+
+def _listed(line: str) -> Listed:
+    uuid, number, name = line.split(" ", 2)
+    return Listed(uuid, None if number == "-" else int(number), name)
+
+
+def _states(out: str) -> Iterator[tuple[str, int]]:
+    name = None
+    for line in out.split("\n"):
+        if line.startswith("Domain: '"):
+            name = line[len("Domain: '") : -1]
+        elif name is not None and line.startswith("  state.state="):
+            yield name, int(line.rpartition("=")[2])

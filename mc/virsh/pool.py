@@ -1,0 +1,116 @@
+"""Several virsh sessions for one kind of work, handed out one caller at a time."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Condition
+
+from mc.errors import NoAnswer, Unreachable
+from mc.virsh.session import Session
+
+
+class Pool:
+    """At most `limit` sessions at once, of which at most `keep` stay open between commands.
+
+    Up to `keep` sessions are opened as they are needed. When all are taken, a caller waits for
+    one; after `patience` seconds, which no healthy read takes, it opens another, so that
+    commands stuck on one machine delay nobody else.
+    """
+
+    def __init__(
+        self,
+        open_session: Callable[[float], Session],
+        *,
+        keep: int,
+        limit: int,
+        patience: float,
+    ) -> None:
+        self._open_session = open_session
+        self._keep = keep
+        self._limit = limit
+        self._patience = patience
+        self._idle: list[Session] = []
+        self._taken: set[Session] = set()
+        self._opening = 0
+        self._closed = False
+        self._changed = Condition()
+
+    @contextmanager
+    def session(self, deadline: float) -> Iterator[Session]:
+        """A session of one's own until the end of the block.
+
+        Raises `NoAnswer` if none is free before the deadline, `Unreachable` if none can be opened.
+        """
+        session = self._take(deadline)
+        try:
+            yield session
+        finally:
+            self._give_back(session)
+
+    def _take(self, deadline: float) -> Session:
+        impatient_at = time.monotonic() + self._patience
+        while True:
+            session = self._idle_or_place(impatient_at, deadline)
+            if session is None:
+                return self._open(deadline)
+            if session.fit():
+                return session
+            self._give_back(session)
+
+    def _idle_or_place(self, impatient_at: float, deadline: float) -> Session | None:
+        """An idle session, taken; or None, and with it the right to open one."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                if self._closed:
+                    raise Unreachable("the controller is stopping")
+                if self._idle:
+                    session = self._idle.pop()
+                    self._taken.add(session)
+                    return session
+                if self._count() < (self._keep if now < impatient_at else self._limit):
+                    self._opening += 1
+                    return None
+                if now >= deadline:
+                    raise NoAnswer("a free virsh session", sent=False)
+                wake_at = min(deadline, impatient_at) if now < impatient_at else deadline
+                self._changed.wait(wake_at - now)
+
+    def _count(self) -> int:
+        return len(self._idle) + len(self._taken) + self._opening
+
+    def _open(self, deadline: float) -> Session:
+        session = None
+        try:
+            session = self._open_session(deadline)
+        finally:
+            with self._changed:
+                self._opening -= 1
+                if session is not None:
+                    self._taken.add(session)
+                    if self._closed:
+                        session.kill()
+                self._changed.notify()
+        return session
+
+    def _give_back(self, session: Session) -> None:
+        with self._changed:
+            self._taken.remove(session)
+            keep = session.usable and not self._closed and self._count() < self._keep
+            if keep:
+                self._idle.append(session)
+            self._changed.notify()
+        if not keep:
+            session.close()
+
+    def close(self) -> None:
+        """End every session; a command under way fails at once, in the thread that called it."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            taken = list(self._taken)
+            self._changed.notify_all()
+        for session in taken:
+            session.kill()
+        for session in idle:
+            session.close()

@@ -1,0 +1,210 @@
+"""One live virsh process: a command in, its output or an error out.
+
+virsh takes commands from a pipe, prompts, and echoes what it reads, so the output of a command
+has to be framed. Two lines are written at once, T being a token of the session:
+
+    echo <''T;COMMAND
+    echo >''T
+
+The output is what lies between `<T` and the prompt of the second line; the quotes keep the marks
+out of the echo. A line that virsh cannot parse is dropped whole, so an end mark without a start
+mark is a syntax error. virsh writes standard error unbuffered and before the end mark, so all of
+a command's messages are in the pipe when the mark has come.
+"""
+
+import os
+import secrets
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from threading import Lock
+
+from mc.errors import ConnectionLost, NoAnswer, Refused, Unreachable
+from mc.virsh.quoting import command_line, decode
+
+_CHUNK = 1 << 16
+# A line must fit into an empty pipe (64 KiB), so that writing it never waits for virsh.
+_LONGEST_LINE = 1 << 15
+_LOST = b"error: Disconnected from "
+_REGAINED = b"error: Reconnected to "
+_NOT_REGAINED = b"error: Failed to reconnect "
+_PROMPT = b"virsh # "
+
+
+class Session:
+    """A virsh process connected to one URI. It serves one caller at a time.
+
+    Raises `Unreachable` if libvirt cannot be reached and `NoAnswer` if it does not answer before
+    `deadline`, a time of the monotonic clock in seconds.
+    """
+
+    def __init__(self, binary: str, uri: str, deadline: float) -> None:
+        token = secrets.token_hex(3).encode()
+        self._start, self._end = b"<" + token, b">" + token
+        self._first_line = b"echo <''" + token + b";"
+        self._last_line = b"echo >''" + token + b"\n"
+        self.usable = True
+        """False once virsh has ended, lost libvirt, or missed a deadline."""
+        self._ending = Lock()
+        self._process = subprocess.Popen(
+            [binary, "-q", "-c", uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=_environment(),
+            start_new_session=True,
+        )
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin and stdout and stderr  # noqa: S101 (for mypy: all three are pipes)
+        self._pipes = (stdin, stdout, stderr)
+        self._stdin, self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
+        self._poll = select.poll()
+        for descriptor in (self._stdout, self._stderr):
+            os.set_blocking(descriptor, False)
+            self._poll.register(descriptor, select.POLLIN)
+        self._greet(deadline)
+
+    def _greet(self, deadline: float) -> None:
+        """Wait until virsh has connected: its prompt comes before the connection does."""
+        try:
+            self.run(["uri"], deadline)
+        except (Refused, ConnectionLost) as error:
+            self.close()
+            raise Unreachable(error.words) from error
+        except NoAnswer as error:
+            self.close()
+            raise NoAnswer("connect", sent=False) from error
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fit(self) -> bool:
+        """Whether the session may take a command: alive, and never cut off from libvirt.
+
+        virsh reports a lost connection at once, also while it is idle.
+        """
+        if self.usable:
+            out, err = _read(self._stdout), _read(self._stderr)
+            self.usable = out is not None and err is not None and _LOST not in err
+        return self.usable
+
+    def run(self, arguments: Sequence[str], deadline: float) -> bytes:
+        """The standard output of one virsh command.
+
+        Raises `Refused` with libvirt's words, `ConnectionLost` or `NoAnswer`. After the latter
+        two the session is of no more use.
+        """
+        line = command_line(arguments)
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"a virsh command of {len(line)} bytes")
+        out, err = b"", b""
+        try:
+            os.write(self._stdin, self._first_line + line + b"\n" + self._last_line)
+            while self._end not in out:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not self._poll.poll(remaining * 1000):
+                    self.usable = False
+                    raise NoAnswer(" ".join(arguments), sent=True)
+                out += self._receive(self._stdout)
+                err += self._receive(self._stderr)
+        except (BrokenPipeError, EOFError) as error:
+            self.usable = False
+            words = message(err) or "virsh has ended"
+            raise ConnectionLost(" ".join(arguments), words) from error
+        err += self._receive(self._stderr)
+        if err:
+            self._judge(arguments, err)
+        return self._unframe(arguments, out)
+
+    def _receive(self, descriptor: int) -> bytes:
+        data = _read(descriptor)
+        if data is None:
+            raise EOFError
+        return data
+
+    def _judge(self, arguments: Sequence[str], err: bytes) -> None:
+        """Raise what virsh's messages mean.
+
+        virsh reconnects by itself before a command: a loss that was followed by a reconnection
+        came before the command was sent to libvirt, one that was not came during it.
+        """
+        if _LOST in err:
+            self.usable = False
+        words = message(err)
+        if not words:
+            return
+        if _NOT_REGAINED in err:
+            self.usable = False
+            raise Unreachable(words)
+        if err.rfind(_LOST) > err.rfind(_REGAINED):
+            raise ConnectionLost(" ".join(arguments), words)
+        raise Refused(" ".join(arguments), words)
+
+    def _unframe(self, arguments: Sequence[str], out: bytes) -> bytes:
+        start = out.find(self._start)
+        end = out.find(_PROMPT + self._last_line + self._end)
+        if not 0 <= start < end:
+            self.usable = False
+            raise ConnectionLost(" ".join(arguments), "virsh's output is out of step")
+        return out[start + len(self._start) : end]
+
+    def kill(self) -> None:
+        """End virsh, and the ssh it may have started, from any thread; `close` reaps it."""
+        with self._ending:
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End virsh and reap it. A command that libvirt has begun goes on without it."""
+        self.usable = False
+        self.kill()
+        with self._ending:
+            self._process.wait()
+        for pipe in self._pipes:
+            pipe.close()
+
+
+def message(err: bytes) -> str:
+    r"""What libvirt said in virsh's standard error, without the notices about the connection.
+
+    Lines that precede the first `error:` are log lines of libvirt or libxml2; what follows it
+    belongs to the error, which may have several lines.
+
+    >>> message(b"error: Failed to reset domain 'p1'\nerror: domain is not running\n")
+    "Failed to reset domain 'p1': domain is not running"
+    >>> message(b"error: Disconnected from qemu:///system due to end of file\n")
+    ''
+    """
+    lines = [line for line in err.split(b"\n") if line and not line.startswith((_LOST, _REGAINED))]
+    while lines and not lines[0].startswith(b"error:"):
+        del lines[0]
+    return ": ".join(decode(line.removeprefix(b"error:").strip()) for line in lines)
+
+
+def _read(descriptor: int) -> bytes | None:
+    """What a non-blocking pipe holds, at most 64 KiB; None at its end."""
+    try:
+        return os.read(descriptor, _CHUNK) or None
+    except BlockingIOError:
+        return b""
+
+
+def _environment() -> dict[str, str]:
+    """The daemon's own, less what would change virsh's words, keys, history or output."""
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("LIBVIRT_DEBUG", "LIBVIRT_LOG_", "VIRSH_"))
+    }
+    return inherited | {
+        "LC_ALL": "C",
+        "TERM": "dumb",
+        "INPUTRC": "/dev/null",
+        # Both together: the history size alone would truncate the administrator's file.
+        "VIRSH_HISTSIZE": "0",
+        "XDG_CACHE_HOME": "/dev/null",
+    }
