@@ -1,0 +1,42 @@
+"""The daemon, put together from its parts."""
+
+import logging
+
+from mc.machines import Machines
+from mc.power import Power
+from mc.settings import Settings
+from mc.turns import Places, Turns
+from mc.virsh import Virsh, check_binary
+from mc.web.server import serve
+from mc.web.service import Controller, routes
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to end. Raises `VirshUnusable`, or OSError if the address is taken."""
+    log.info("virsh %s, libvirt at %s", check_binary(settings.virsh), settings.uri)
+    virsh = Virsh(
+        settings.virsh,
+        settings.uri,
+        read_sessions=settings.read_sessions,
+        action_sessions=settings.action_sessions,
+        actions_at_once=settings.actions_at_once,
+        read_seconds=settings.read_seconds,
+        action_seconds=settings.action_seconds,
+        shutdown_mode=settings.shutdown_mode,
+    )
+    machines = Machines(virsh)
+    controller = Controller(
+        uri=settings.uri,
+        machines=machines,
+        power=Power(machines, virsh, Turns(settings.turn_seconds)),
+        places=Places(settings.actions_at_once),
+        state_words=settings.state_words,
+        grace_seconds=settings.grace_seconds,
+    )
+
+    def announce(url: str) -> None:
+        print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
+
+    serve(settings, routes(controller), on_serving=announce, on_stop=virsh.close)

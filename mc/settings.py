@@ -1,0 +1,166 @@
+"""The settings: one typed, validated object, from a file and the command line."""
+
+import ast
+import configparser
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mc.errors import SettingsError
+
+Check = Callable[[Any], str | None]
+"""What is wrong with a value of the right type, or None."""
+
+
+def _any(_: object) -> None:
+    return None
+
+
+def _between(least: float, most: float) -> Check:
+    def check(value: float) -> str | None:
+        return None if least <= value <= most else f"must be between {least:g} and {most:g}"
+
+    return check
+
+
+def _one_of(*allowed: str) -> Check:
+    def check(value: str) -> str | None:
+        return None if value in allowed else "must be one of " + ", ".join(map(repr, allowed))
+
+    return check
+
+
+def _filled(value: str) -> str | None:
+    return None if value.strip() and value.isprintable() else "must not be empty"
+
+
+def _uri(value: str) -> str | None:
+    """A libvirt URI (https://libvirt.org/uri.html) or an alias from libvirt.conf."""
+    if re.fullmatch(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?:[!-~]+|[\w-]+", value, re.ASCII | re.I):
+        return None
+    return "must be a libvirt URI such as 'qemu:///system'"
+
+
+def _absolute(value: str) -> str | None:
+    return None if Path(value).is_absolute() else "must be an absolute path"
+
+
+def _shutdown_mode(value: str) -> str | None:
+    modes = {"acpi", "agent", "initctl", "signal", "paravirt"}
+    if not value or set(value.split(",")) <= modes:
+        return None
+    return "must be empty or a list of virsh's shutdown modes: " + ", ".join(sorted(modes))
+
+
+def _setting(key: str, default: object, check: Check = _any) -> Any:
+    return field(default=default, metadata={"key": key, "check": check})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting with its default; the key that names it in the file is in its metadata.
+
+    Durations are in seconds, sizes in bytes. Raises `SettingsError` for an impossible value.
+    """
+
+    host: str = _setting("server.socket_host", "127.0.0.1", _filled)
+    port: int = _setting("server.socket_port", 9001, _between(0, 65535))
+    thread_pool: int = _setting("server.thread_pool", 40, _between(2, 1000))
+    socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))
+    socket_timeout: float = _setting("server.socket_timeout", 10.0, _between(1, 3600))
+    max_header: int = _setting("server.max_request_header_size", 65536, _between(1024, 1 << 20))
+    max_body: int = _setting("server.max_request_body_size", 65536, _between(1024, 1 << 20))
+    log_level: str = _setting("log.level", "info", _one_of("debug", "info", "warning", "error"))
+    uri: str = _setting("libvirt.uri", "qemu:///system", _uri)
+    virsh: str = _setting("libvirt.virsh", "virsh", _filled)
+    read_sessions: int = _setting("libvirt.read_sessions", 4, _between(1, 64))
+    action_sessions: int = _setting("libvirt.action_sessions", 2, _between(1, 64))
+    read_seconds: float = _setting("libvirt.read_seconds", 5.0, _between(0.1, 600))
+    action_seconds: float = _setting("libvirt.action_seconds", 60.0, _between(0.1, 3600))
+    shutdown_mode: str = _setting("libvirt.shutdown_mode", "", _shutdown_mode)
+    state_words: str = _setting("service.state_words", "libvirt", _one_of("libvirt", "power"))
+    turn_seconds: float = _setting("service.turn_seconds", 30.0, _between(0, 3600))
+    backup_dir: str = _setting("boot.backup_dir", "/var/lib/libvirt_mc/backups", _absolute)
+    grace_seconds: float = _setting("boot.grace_seconds", 15.0, _between(0, 600))
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if not _is_a(one, value):
+                wanted = "a number" if one.type is float else f"of type {_type_name(one)}"
+                raise SettingsError(key_of(one), value, f"must be {wanted}")
+            complaint = one.metadata["check"](value)
+            if complaint:
+                raise SettingsError(key_of(one), value, complaint)
+
+    @property
+    def logging_level(self) -> int:
+        return logging.getLevelNamesMapping()[self.log_level.upper()]
+
+    @property
+    def actions_at_once(self) -> int:
+        """How many actions may be under way: a fifth of the threads is left for reading."""
+        return max(1, self.thread_pool * 4 // 5)
+
+    @property
+    def backups(self) -> Path:
+        return Path(self.backup_dir)
+
+
+def key_of(one: Field[Any]) -> str:
+    """The key that names a setting in the file."""
+    key: str = one.metadata["key"]
+    return key
+
+
+def _type_name(one: Field[Any]) -> str:
+    return one.type if isinstance(one.type, str) else one.type.__name__
+
+
+def _is_a(one: Field[Any], value: object) -> bool:
+    """An int serves as a float; a bool, though an int to Python, is neither."""
+    if isinstance(value, bool):
+        return one.type is bool
+    return isinstance(value, (int, float) if one.type is float else one.type)  # type: ignore[arg-type]
+
+
+def load(path: Path | None, overrides: Mapping[str, object]) -> Settings:
+    """Settings from a file, if there is one, and from the command line, which wins.
+
+    `overrides` are by key. Raises `SettingsError` for an unknown key, a wrong type or an
+    impossible value, OSError if the file cannot be read.
+    """
+    values = (_read(path) if path else {}) | dict(overrides)
+    names = {key_of(one): one.name for one in fields(Settings)}
+    for key, value in values.items():
+        if key not in names:
+            raise SettingsError(key, value, "there is no such setting")
+    return Settings(**{names[key]: value for key, value in values.items()})  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> dict[str, object]:
+    """The `[global]` section of a file in CherryPy's format: INI, each value a Python literal."""
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read_string(path.read_text("utf-8"))
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise SettingsError("--config", str(path), str(error).replace("\n", " ")) from error
+    for section in parser.sections():
+        if section != "global":
+            raise SettingsError(
+                f"[{section}]", str(path), "there is no such section, only [global]"
+            )
+    if not parser.has_section("global"):
+        return {}
+    return {key: _literal(key, text) for key, text in parser.items("global")}
+
+
+def _literal(key: str, text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise SettingsError(key, text, "must be a Python literal; text needs quotes") from error

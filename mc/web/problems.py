@@ -1,0 +1,99 @@
+"""Errors into responses, in one place: RFC 9457 problem details."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import cherrypy
+
+from mc.errors import (
+    Busy,
+    ControllerError,
+    NoAnswer,
+    NoSuchMachine,
+    Refused,
+    TooManyActions,
+    Unavailable,
+    WrongState,
+)
+
+log = logging.getLogger(__name__)
+
+_STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
+    NoSuchMachine: HTTPStatus.NOT_FOUND,
+    WrongState: HTTPStatus.CONFLICT,
+    Busy: HTTPStatus.CONFLICT,
+    Refused: HTTPStatus.CONFLICT,
+    TooManyActions: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoAnswer: HTTPStatus.GATEWAY_TIMEOUT,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_RETRY_AFTER_SECONDS = "1"
+
+
+@dataclass
+class Problem(Exception):
+    """A response that is an error: raised where only HTTP is at fault.
+
+    `members` are added to the problem's JSON.
+    """
+
+    status: HTTPStatus
+    detail: str
+    members: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def respond(self) -> None:
+        """Make this the response to the request that is being served."""
+        response = cherrypy.serving.response
+        response.status = self.status.value
+        response.headers.update(self.headers)
+        response.headers["Content-Type"] = "application/problem+json"
+        response.headers.pop("Content-Length", None)
+        response.body = self.json()
+
+    def json(self) -> bytes:
+        return to_json(
+            {
+                "type": "about:blank",
+                "title": self.status.phrase,
+                "status": self.status.value,
+                "detail": self.detail,
+                **self.members,
+            }
+        )
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to answer for an error; one that nobody foresaw is a 500 that tells nothing."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, cherrypy.HTTPError):
+        return Problem(HTTPStatus(error.code), error._message)
+    if not isinstance(error, ControllerError):
+        log.error("unexpected error", exc_info=error)
+        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the controller's log says more")
+    status = next(
+        _STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _STATUS_BY_ERROR
+    )
+    members: dict[str, object] = {}
+    if isinstance(error, WrongState):
+        members |= {"state": error.state, "reason": error.reason}
+    if isinstance(error, Unavailable) and error.sent:
+        members["outcome"] = "unknown"
+    if error.uuid:
+        members["uuid"] = error.uuid
+    if error.done:
+        members["done"] = list(error.done)
+    retry = (
+        {"Retry-After": _RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    )
+    return Problem(status, str(error), members, retry)
+
+
+def to_json(value: object) -> bytes:
+    """JSON and a newline: indented for a browser, compact for a program."""
+    wants_html = "text/html" in cherrypy.serving.request.headers.get("Accept", "")
+    text = json.dumps(value, indent=2 if wants_html else None)
+    return text.encode("ascii") + b"\n"

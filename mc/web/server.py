@@ -1,0 +1,97 @@
+"""The CherryPy server: one application, started and stopped."""
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+import cherrypy
+from cherrypy import _cprequest
+
+from mc.settings import Settings
+from mc.web.dispatch import Route, RouteDispatcher
+from mc.web.problems import problem_of
+
+_SHUTDOWN_SECONDS = 1
+
+
+class Request(_cprequest.Request):  # type: ignore[misc]
+    """A request whose every error is answered in one place."""
+
+    def respond(self, path_info: str) -> None:
+        try:
+            self._do_respond(path_info)
+        except Exception as error:
+            problem_of(error).respond()
+            cherrypy.serving.response.finalize()
+        finally:
+            self.hooks.run("on_end_resource")
+
+
+class Response(_cprequest.Response):  # type: ignore[misc]
+    """A response that must not be stored, since a GET may act, and tells no version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers["Server"] = "libvirt_http_mc"
+        self.headers["Cache-Control"] = "no-store"
+
+
+def serve(
+    settings: Settings,
+    routes: Sequence[Route],
+    *,
+    on_serving: Callable[[str], None],
+    on_stop: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    `on_serving` gets the URL once requests are answered; `on_stop` ends what requests may be
+    waiting for. Raises OSError if the address cannot be had.
+    """
+    _check_address(settings.host, settings.port)
+    cherrypy.config.update(_config(settings))
+    application = cherrypy.Application(
+        None, "", {"/": {"request.dispatch": RouteDispatcher(routes)}}
+    )
+    application.request_class = Request
+    application.response_class = Response
+    application.log.access_log.setLevel(logging.WARNING)
+    cherrypy.log.error_log.setLevel(logging.WARNING)
+    cherrypy.tree.mount(application)
+    cherrypy.engine.signals.subscribe()
+    # Before the server's own 25: it waits for its workers, which may wait for libvirt.
+    cherrypy.engine.subscribe("stop", on_stop, priority=20)
+    cherrypy.engine.start()
+    on_serving(_url())
+    cherrypy.engine.block()
+
+
+def _config(settings: Settings) -> dict[str, object]:
+    return {
+        "environment": "production",
+        "log.screen": False,
+        "server.socket_host": settings.host,
+        "server.socket_port": settings.port,
+        "server.thread_pool": settings.thread_pool,
+        "server.socket_queue_size": settings.socket_queue_size,
+        "server.socket_timeout": settings.socket_timeout,
+        "server.max_request_header_size": settings.max_header,
+        "server.max_request_body_size": settings.max_body,
+        "server.shutdown_timeout": _SHUTDOWN_SECONDS,
+    }
+
+
+def _check_address(host: str, port: int) -> None:
+    """Fail early and with the system's own words: CherryPy ends with a traceback."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _url() -> str:
+    host, port = cherrypy.server.bound_addr
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
