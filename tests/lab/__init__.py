@@ -1,0 +1,39 @@
+"""A laboratory for the tests: real libvirt and QEMU, private, without KVM, gone afterwards.
+
+    from tests.lab import Key, Laboratory
+
+    with Laboratory() as lab:
+        machine = lab.define("alpha", banner="disk", machine="q35")
+        machine.boot()                              # `booted disk` on the serial line
+        machine.virsh("shutdown")                   # the guest obeys the power button
+        machine.wait_for_state("shut off (shutdown)")
+        machine.boot()
+        machine.press(Key.REBOOT)                   # the guest reboots itself
+        machine.wait_for_boot(3)
+        machine.freeze()                            # SIGSTOP: QEMU answers no one
+        lab.libvirtd.kill()                         # machines survive it
+        lab.libvirtd.start()
+        print(lab.uri, lab.virsh("list", "--all"))
+
+It needs the Debian packages libvirt-clients, libvirt-daemon, libvirt-daemon-driver-qemu,
+qemu-system-x86 and seabios. `python -m tests.lab` keeps one open to play with.
+"""
+
+from tests.lab.guest import Key, banner_line, boot_sector
+from tests.lab.laboratory import Laboratory
+from tests.lab.libvirtd import Libvirtd
+from tests.lab.machine import Machine
+from tests.lab.virsh import Virsh, VirshError
+from tests.lab.waiting import until
+
+__all__ = [
+    "Key",
+    "Laboratory",
+    "Libvirtd",
+    "Machine",
+    "Virsh",
+    "VirshError",
+    "banner_line",
+    "boot_sector",
+    "until",
+]

@@ -1,0 +1,122 @@
+"""The laboratory: a private libvirtd in a temporary folder and the machines defined on it."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.domain_xml import Boot, Chipset, Domain
+from tests.lab.guest import boot_sector
+from tests.lab.libvirtd import Libvirtd, User
+from tests.lab.machine import Machine
+from tests.lab.virsh import Virsh
+
+DISK_SIZE = 1 << 20
+"""Bytes of a machine's disk, of which the guest uses one sector. SeaBIOS reads no SATA disk of less
+than 516,096 bytes: a whole cylinder of its geometry."""
+
+
+class Laboratory:
+    """Real libvirt and QEMU, ready when constructed; `with` or `close` leaves nothing of it.
+
+    folder: where everything is, below /tmp because libvirt's sockets allow paths of 107 bytes.
+    uri: the libvirt URI of this laboratory.
+    virsh: forks a virsh on it, `lab.virsh("list", "--all")`; see Virsh.
+    libvirtd: the process, to be killed, started, frozen and thawed; see Libvirtd.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+        self._user = User.unprivileged()
+        with ExitStack() as cleanup:
+            cleanup.callback(shutil.rmtree, self.folder)
+            self._user.own(self.folder)
+            self.libvirtd = Libvirtd(self.folder, self._user)
+            cleanup.callback(self.libvirtd.close)
+            self.libvirtd.start()
+            self._cleanup = cleanup.pop_all()
+        self.uri = self.libvirtd.uri
+        self.virsh = Virsh(self.uri, self.libvirtd.environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End libvirtd and every QEMU, frozen or not, and remove the folder; harmless twice."""
+        self._cleanup.close()
+
+    def define(
+        self,
+        name: str,
+        *,
+        banner: str = "disk",
+        obeys_button: bool = True,
+        machine: Chipset = "pc",
+        boot: Boot = "os",
+        memory: int = 16,
+        failing_disk: bool = False,
+        devices: str = "",
+        elements: str = "",
+        qemu_arguments: Iterable[str] = (),
+    ) -> Machine:
+        """Define a machine that boots the laboratory's guest from its disk; it is not started.
+
+        `guest.boot_sector` explains the first two arguments, `domain_xml.Domain` the others.
+        Raises VirshError when libvirt refuses the name or the XML.
+        """
+        identity = str(uuid.uuid4())
+        sector = boot_sector(banner, obeys_button=obeys_button)
+        disk = self.file(f"machines/{identity}/disk.raw", sector, DISK_SIZE)
+        folder = disk.parent
+        domain = Domain(
+            name=name,
+            uuid=identity,
+            disk=disk,
+            serial=self._serial_line(folder),
+            serial_log=folder / "serial.log",
+            chipset=machine,
+            boot=boot,
+            memory=memory,
+            failing_disk=failing_disk,
+            devices=devices,
+            elements=elements,
+            qemu_arguments=qemu_arguments,
+        )
+        definition = folder / "domain.xml"
+        definition.write_text(domain.xml(), encoding="utf-8")
+        self.virsh("define", "--file", str(definition))
+        return Machine(self.virsh, name, identity, banner, folder, self.libvirtd.run_folder)
+
+    def file(self, name: str, content: bytes = b"", size: int = 0) -> Path:
+        """A file for a machine's use that QEMU may read and write, filled up with zeros to size.
+
+        The name is a path below the laboratory's folder, which is made as far as it is missing.
+        """
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.truncate(path, max(size, len(content)))
+        self._user.own(path)
+        return path
+
+    def _serial_line(self, folder: Path) -> Path:
+        """The two ends of a serial line in the folder; QEMU is told the path without suffix."""
+        self._user.own(folder)
+        os.mkfifo(folder / "serial.in")
+        self._user.own(folder / "serial.in")
+        # What the guest prints is read from libvirt's log; a FIFO here would fill up unread.
+        (folder / "serial.out").symlink_to(os.devnull)
+        return folder / "serial"

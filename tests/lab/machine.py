@@ -1,0 +1,121 @@
+"""One machine of the laboratory: power, state, serial line and QEMU process."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from tests.lab import processes
+from tests.lab.guest import Key, banner_line
+from tests.lab.virsh import Virsh
+from tests.lab.waiting import until
+
+
+class Machine:
+    """A defined machine. It is addressed by UUID: a name like `5` would be taken for an id."""
+
+    def __init__(
+        self, virsh: Virsh, name: str, uuid: str, banner: str, folder: Path, run_folder: Path
+    ) -> None:
+        self.name = name
+        self.uuid = uuid
+        self.banner = banner
+        self.disk = folder / "disk.raw"
+        self._virsh = virsh
+        self._keyboard = folder / "serial.in"
+        self._log = folder / "serial.log"
+        self._status = run_folder / f"{name}.xml"
+
+    def __repr__(self) -> str:
+        return f"Machine({self.name!r}, {self.uuid})"
+
+    def virsh(self, command: str, *arguments: str, seconds: float = 60) -> str:
+        """A virsh command on this machine: `machine.virsh("dumpxml", "--inactive")`.
+
+        Raises VirshError, or subprocess.TimeoutExpired after so many seconds.
+        """
+        return self._virsh(command, "--domain", self.uuid, *arguments, seconds=seconds)
+
+    def start(self) -> None:
+        """Power on, and return as soon as QEMU runs: 0.4 s before the guest's banner."""
+        self.virsh("start")
+
+    def boot(self) -> None:
+        """Power on and wait for the guest's banner."""
+        boots = self.boots
+        self.start()
+        self.wait_for_boot(boots + 1)
+
+    def destroy(self) -> None:
+        """Power off at once, in any state but `shut off`."""
+        self.virsh("destroy")
+
+    def state(self) -> str:
+        """libvirt's word: `running`, `paused`, `in shutdown`, `shut off`, `crashed`, ..."""
+        return self.virsh("domstate").strip()
+
+    def state_and_reason(self) -> str:
+        """libvirt's words with the reason, as `shut off (destroyed)`."""
+        return self.virsh("domstate", "--reason").strip()
+
+    def wait_for_state(self, state: str, seconds: float = 30) -> None:
+        """Wait for libvirt's word, or, where it has a parenthesis, for the word with its reason."""
+        read = self.state_and_reason if "(" in state else self.state
+        until(read, seconds, f"state {state!r} of {self!r}", lambda now: now == state)
+
+    def serial(self) -> str:
+        """All that the machine has printed on COM1 since it was defined, over all its starts."""
+        try:
+            return self._log.read_bytes().decode("ascii", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def wait_for_serial(self, text: str, times: int = 1, seconds: float = 30) -> None:
+        """Wait until `serial()` holds the text so many times; those of earlier starts count."""
+        until(
+            self.serial,
+            seconds,
+            f"{text!r} ({times} times) from {self!r}",
+            lambda printed: printed.count(text) >= times,
+        )
+
+    @property
+    def boots(self) -> int:
+        """How often the guest has booted since the machine was defined: its banners."""
+        return self.serial().count(banner_line(self.banner) + "\n")
+
+    def wait_for_boot(self, times: int, seconds: float = 30) -> None:
+        """Wait until the guest has booted so many times since the machine was defined."""
+        self.wait_for_serial(banner_line(self.banner) + "\n", times, seconds)
+
+    def press(self, key: Key | str) -> None:
+        """Send a key to the guest, which reads it within 55 ms once it has printed its banner.
+
+        Raises AssertionError when no QEMU runs. A key is lost when its QEMU ends before reading it.
+        """
+        try:
+            keyboard = os.open(self._keyboard, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            # A FIFO that nobody reads.
+            assert error.errno != errno.ENXIO, f"{self!r} is off: no QEMU reads its keys"
+            raise
+        try:
+            os.write(keyboard, key.encode("ascii"))
+        finally:
+            os.close(keyboard)
+
+    def qemu_pid(self) -> int:
+        """Id of the QEMU process; an AssertionError when there is none."""
+        # libvirt's pid files have odd names XML-escaped; the file with its own notes has not.
+        status = self._status.read_text(encoding="utf-8") if self._status.exists() else ""
+        found = re.search(r"<domstatus [^>]*\bpid='(\d+)'", status)
+        assert found and processes.state(int(found[1])), f"{self!r} has no QEMU"
+        return int(found[1])
+
+    def freeze(self) -> None:
+        """Stop QEMU (SIGSTOP): it answers neither the guest nor libvirtd."""
+        processes.freeze(self.qemu_pid())
+
+    def thaw(self) -> None:
+        """Let a frozen QEMU run on (SIGCONT)."""
+        processes.thaw(self.qemu_pid())
