@@ -1,0 +1,140 @@
+"""The daemon as its users meet it: a process, its URL, and what it logs."""
+
+import http.client
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+PROGRAM = Path(__file__).parent.parent / "libvirt_mc.py"
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP response; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Daemon:
+    """`libvirt_mc.py` on a free port of the loopback, logging everything.
+
+    `with Daemon("--connect", uri) as daemon: daemon.get("/service/machines").json`
+    """
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self._log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, PROGRAM, "--listen=127.0.0.1:0", "--log-level=debug", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=os.environ | (environment or {}),
+        )
+        self.announcement = self._first_line()
+        """The line on standard output that says that it serves."""
+        self.port = int(self.announcement.split(" for ")[0].rpartition(":")[2])
+
+    def _first_line(self) -> str:
+        assert self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], _PATIENCE)
+        line = self.process.stdout.readline().decode() if ready else ""
+        if not line:
+            self.kill()
+            raise AssertionError(f"the daemon does not serve; it says:\n{self.log()}")
+        return line.rstrip("\n")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def log(self) -> str:
+        """All that it has logged so far."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode("utf-8", "replace")
+
+    def virsh_commands(self) -> list[str]:
+        """The virsh commands given so far, without the URI: `start --domain UUID`."""
+        lines = [line for line in self.log().splitlines() if "mc.virsh.commands: virsh -c" in line]
+        return [line.split(": virsh -c ", 1)[1].split(" ", 1)[1] for line in lines]
+
+    def children(self) -> list[int]:
+        """The ids of the processes that it has started and not yet reaped."""
+        children = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [int(pid) for file in children for pid in file.read_text().split()]
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = _PATIENCE,
+    ) -> Answer:
+        """One request on a connection of its own; `path` goes out as it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        return self.request("GET", path)
+
+    def post(self, path: str, body: bytes | None = None) -> Answer:
+        return self.request("POST", path, body)
+
+    def act(self, machine: str, verb: str, query: str = "", timeout: float = _PATIENCE) -> Answer:
+        """Do a verb by the URL that a user would type."""
+        path = f"/service/{quote(machine, safe='')}/state_controller/{verb}{query}"
+        return self.request("GET", path, timeout=timeout)
+
+    def status(self, machine: str) -> Any:
+        """The JSON of a machine's status."""
+        answer = self.act(machine, "status")
+        assert answer.status == http.HTTPStatus.OK, answer
+        return answer.json
+
+    def stop(self) -> float:
+        """End it by SIGTERM; the seconds that it took."""
+        start = time.monotonic()
+        self.process.terminate()
+        self.process.wait(_PATIENCE)
+        return time.monotonic() - start
+
+    def kill(self) -> None:
+        """End it by SIGKILL, if it has not ended."""
+        self.process.kill()
+        self.process.wait(_PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill() if kind else self.stop()
+        assert self.process.stdout
+        self.process.stdout.close()
+        self._log.close()

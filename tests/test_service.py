@@ -1,0 +1,350 @@
+"""Every URL, verb and state, over HTTP, on the embedded test hypervisor."""
+
+import socket
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import pytest
+
+from mc.verbs import VERBS
+from mc.web.service import Controller, routes
+from tests.daemon import Answer, Daemon
+from tests.hypervisor import STATES, hypervisor, uuid_of
+
+OK, BAD_REQUEST, NOT_FOUND, NOT_ALLOWED, CONFLICT = 200, 400, 404, 405, 409
+
+# What a verb makes of a machine in each state: the state after it, `=` where nothing was done,
+# or 409. The embedded hypervisor cannot wake a suspended machine, forgets a pause when it
+# reboots, and leaves a machine `in shutdown` for ever.
+# fmt: off
+OUTCOMES: dict[str, dict[str, str]] = {
+    verb: dict(zip(
+        ("running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended"),
+        outcomes, strict=True,
+    ))
+    for verb, outcomes in {
+        "cyclepower": ("shut off", "shut off", "409", "=in shutdown", "running", "running", "409"),
+        "power_on": ("=running", "=idle", "running", "409", "running", "running", "409"),
+        "power_off": ("shut off", "shut off", "409", "=in shutdown", "=shut off", "409", "409"),
+        "force_off": ("shut off", "shut off", "shut off", "shut off", "=shut off", "shut off",
+                      "shut off"),
+        "power_cycle": ("running", "running", "running", "running", "409", "running", "running"),
+        "reboot": ("running", "running", "running", "409", "409", "409", "409"),
+        "force_reset": ("running", "idle", "paused", "running", "409", "running", "running"),
+        "force_reboot": ("running", "idle", "paused", "running", "409", "running", "running"),
+        "nmi": ("running", "idle", "paused", "in shutdown", "409", "crashed", "pmsuspended"),
+    }.items()
+}
+# fmt: on
+CELLS = [(verb, state) for verb, outcomes in OUTCOMES.items() for state in outcomes]
+
+# Every URL with the methods that it answers, and what a GET says.
+URLS: dict[str, tuple[str, list[str]]] = {
+    "/": ("GET, HEAD, OPTIONS", ["libvirt", "machine", "machines", "status", "verbs"]),
+    "/service": ("GET, HEAD, OPTIONS", ["libvirt", "machine", "machines", "status", "verbs"]),
+    "/service/machine": ("GET, HEAD, OPTIONS", []),
+    "/service/machines": ("GET, HEAD, OPTIONS", []),
+    "/service/{machine}": ("GET, HEAD, OPTIONS", ["id", "name", "power", "state", "uuid"]),
+    "/service/{machine}/state_controller": ("GET, HEAD, OPTIONS", ["machine", "uuid", "verbs"]),
+    "/service/{machine}/state_controller/status": (
+        "GET, HEAD, OPTIONS",
+        ["power", "reason", "state"],
+    ),
+    "/service/{machine}/force_reset": ("GET, POST, OPTIONS", ["action", "changed", "state"]),
+    "/service/{machine}/state_controller/{verb}": (
+        "GET, POST, OPTIONS",
+        ["action", "changed", "machine", "power", "reason", "state", "uuid"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A machine for each cell of the table, called `VERB-STATE`, and some more."""
+    machines = [(f"{verb}-{state}", state) for verb, state in CELLS]
+    machines += [(f"post-{verb}", "paused") for verb in VERBS]
+    machines += [(f"head-{verb}", "running") for verb in VERBS]
+    machines += [("vm", "running"), ("off", "shut off"), ("machine", "running")]
+    machines += [(f"spare-{number}", "running") for number in range(8)]
+    file = tmp_path_factory.mktemp("service") / "machines.xml"
+    with Daemon("--connect", hypervisor(file, machines)) as daemon:
+        yield daemon
+
+
+def problem(answer: Answer, status: int) -> Any:
+    """The members of a problem document, after a look at its form (RFC 9457)."""
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    members = answer.json
+    assert members["status"] == status
+    assert members["title"] == HTTPStatus(status).phrase
+    assert members["detail"]
+    return members
+
+
+def test_every_verb_and_state_stands_in_the_table() -> None:
+    assert set(OUTCOMES) == set(VERBS)
+    assert all(set(outcomes) == set(STATES) for outcomes in OUTCOMES.values())
+
+
+def test_every_url_stands_in_the_table() -> None:
+    templates = {route.template: route.resource for route in routes(cast(Controller, None))}
+    assert set(URLS) == set(templates)
+    for template, resource in templates.items():
+        assert ", ".join(resource.methods()) == URLS[template][0]
+
+
+@pytest.mark.parametrize(("verb", "state"), CELLS)
+def test_verb_in_state(daemon: Daemon, verb: str, state: str) -> None:
+    name = f"{verb}-{state}"
+    expected = OUTCOMES[verb][state]
+    answer = daemon.act(name, verb)
+    if expected == "409":
+        members = problem(answer, CONFLICT)
+        assert members["uuid"] == uuid_of(CELLS.index((verb, state)))
+        assert daemon.status(name)["state"] == state
+        return
+    after = expected.removeprefix("=")
+    assert answer.status == OK, answer
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json == {
+        "machine": name,
+        "uuid": uuid_of(CELLS.index((verb, state))),
+        "action": verb,
+        "changed": not expected.startswith("="),
+        "state": after,
+        "power": "off" if after == "shut off" else "on",
+        "reason": answer.json["reason"],
+    }
+    assert daemon.status(name) == {key: answer.json[key] for key in ("state", "power", "reason")}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_post_does_what_get_does(daemon: Daemon, verb: str) -> None:
+    answer = daemon.post(f"/service/post-{verb}/state_controller/{verb}")
+    expected = OUTCOMES[verb]["paused"]
+    assert (answer.status, answer.json["state"]) == (
+        (CONFLICT, "paused") if expected == "409" else (OK, expected)
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "BREW"])
+def test_no_other_method_acts(daemon: Daemon, verb: str, method: str) -> None:
+    before = len(daemon.virsh_commands())
+    answer = daemon.request(method, f"/service/head-{verb}/state_controller/{verb}")
+    assert answer.status == (HTTPStatus.NO_CONTENT if method == "OPTIONS" else NOT_ALLOWED)
+    assert answer.headers["allow"] == "GET, POST, OPTIONS"
+    assert daemon.virsh_commands()[before:] == []
+
+
+@pytest.mark.parametrize("template", URLS)
+def test_url_answers(daemon: Daemon, template: str) -> None:
+    allowed, members = URLS[template]
+    url = template.replace("{machine}", "spare-0").replace("{verb}", "nmi")
+    answer = daemon.get(url)
+    assert answer.status == OK, answer
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert set(members) <= set(answer.json) if members else isinstance(answer.json, list)
+    assert daemon.get(url + "/").status == OK
+    options = daemon.request("OPTIONS", url)
+    assert (options.status, options.headers["allow"]) == (HTTPStatus.NO_CONTENT, allowed)
+    refused = daemon.request("DELETE", url)
+    problem(refused, NOT_ALLOWED)
+    assert refused.headers["allow"] == allowed
+    head = daemon.request("HEAD", url)
+    assert (head.status, head.body) == (OK if "HEAD" in allowed else NOT_ALLOWED, b"")
+
+
+def test_list_is_by_name_and_complete(daemon: Daemon) -> None:
+    machines = daemon.get("/service/machine").json
+    assert machines == daemon.get("/service/machines").json
+    names = [machine["name"] for machine in machines]
+    assert names == sorted(names)
+    assert {"vm", "off", "machine"} < set(names)
+    off = next(machine for machine in machines if machine["name"] == "off")
+    assert off == daemon.get("/service/off").json
+    assert (off["id"], off["state"], off["power"]) == (None, "shut off", "off")
+    vm = next(machine for machine in machines if machine["name"] == "vm")
+    assert isinstance(vm["id"], int)
+    assert (vm["state"], vm["power"]) == ("running", "on")
+
+
+def test_machine_by_its_uuid_however_written(daemon: Daemon) -> None:
+    machine = daemon.get("/service/vm").json
+    for uuid in (machine["uuid"], machine["uuid"].upper(), machine["uuid"].replace("-", "")):
+        assert daemon.get(f"/service/{uuid}").json == machine
+
+
+def test_machine_called_machine_is_reached_by_its_uuid(daemon: Daemon) -> None:
+    found = [one for one in daemon.get("/service/machine").json if one["name"] == "machine"]
+    base = f"/service/{found[0]['uuid']}"
+    assert daemon.get(base).json == found[0]
+    verbs = daemon.get(base + "/state_controller").json["verbs"]
+    assert verbs["nmi"] == base + "/state_controller/nmi"
+    assert daemon.get("/service/machine/state_controller/status").json["state"] == "running"
+
+
+def test_state_controller_names_every_verb_by_a_url_that_works(daemon: Daemon) -> None:
+    answer = daemon.get("/service/spare-1/state_controller").json
+    assert list(answer["verbs"]) == list(VERBS)
+    assert daemon.get(answer["status"]).json["state"] == "running"
+    assert daemon.get(answer["verbs"]["force_off"]).json["state"] == "shut off"
+
+
+def test_number_is_a_name_never_an_id(daemon: Daemon) -> None:
+    running = daemon.get("/service/vm").json["id"]
+    for number in (str(running), f"+{running}", f"%20{running}"):
+        members = problem(daemon.act(number, "force_off"), NOT_FOUND)
+        assert "machine" in members["detail"]
+    assert daemon.status("vm")["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nope", "../vm", "vm;destroy", "'", '"', "a\nb", "\0", "--help", "--domain", "5", "-1", " ",
+     "ü", "🖥", "%", "__class__", "GET", "exposed", "x" * 10_000, "vm/x", "..", "."],
+)  # fmt: skip
+def test_unknown_machine_is_not_found(daemon: Daemon, name: str) -> None:
+    for url in ("", "/state_controller", "/state_controller/status"):
+        problem(daemon.get(f"/service/{quote(name, safe='')}{url}"), NOT_FOUND)
+    problem(daemon.act(name, "force_off"), NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    "path", ["/nope", "/service/vm/nope", "/service/vm/state_controller/status/x", "/service//vm",
+             "/service/vm/state_controller//status", "/services", "/favicon.ico",
+             "/service/__init__/__globals__/x/y", "/service/%ff/x"],
+)  # fmt: skip
+def test_unknown_url_is_not_found(daemon: Daemon, path: str) -> None:
+    problem(daemon.get(path), NOT_FOUND)
+
+
+def test_unknown_verb_is_answered_with_the_verbs_there_are(daemon: Daemon) -> None:
+    members = problem(daemon.get("/service/vm/state_controller/explode"), NOT_FOUND)
+    assert members["verbs"] == list(VERBS)
+    assert "power_on" in members["detail"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["wait=abc", "wait=", "wait=-1", "wait=nan", "wait=inf", "wait=1e9", "wait=601",
+     "wait=1&wait=2", "force=maybe", "force=", "nonsense=1", "Wait=1", "wait=1%00"],
+)  # fmt: skip
+def test_bad_parameter_is_refused_and_changes_nothing(daemon: Daemon, query: str) -> None:
+    members = problem(daemon.get(f"/service/vm/state_controller/power_off?{query}"), BAD_REQUEST)
+    assert query.partition("=")[0] in members["detail"]
+    assert daemon.status("vm")["state"] == "running"
+
+
+def test_verb_without_parameters_takes_none(daemon: Daemon) -> None:
+    problem(daemon.get("/service/vm/state_controller/force_off?wait=1"), BAD_REQUEST)
+    problem(daemon.get("/service/machine?x=1"), BAD_REQUEST)
+    assert daemon.status("vm")["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "body", [b"wait=1", b"{", b"[]", b"1", b'"wait"', b"null", b"\xff", b'{"wait": "abc"}',
+             b'{"wait": true}', b'{"wait": null}', b'{"force": "False!"}', b'{"wait": NaN}',
+             b'{"force": 1.5}', b'{"x": 1}', b"[" * 50_000],
+)  # fmt: skip
+def test_bad_body_is_refused_and_changes_nothing(daemon: Daemon, body: bytes) -> None:
+    problem(daemon.post("/service/vm/state_controller/power_off", body), BAD_REQUEST)
+    assert daemon.status("vm")["state"] == "running"
+
+
+def test_parameter_in_query_and_body_is_refused(daemon: Daemon) -> None:
+    answer = daemon.post("/service/vm/state_controller/power_off?wait=1", b'{"wait": 2}')
+    problem(answer, BAD_REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("number", "query", "body"),
+    [
+        (2, "?wait=5&force=true", None),
+        (3, "?wait=0.5", b"  "),
+        (4, "", b'{"wait": 5, "force": false}'),
+        (5, "?force=1", b'{"wait": 1.5}'),
+    ],
+)
+def test_good_parameters_are_taken(
+    daemon: Daemon, number: int, query: str, body: bytes | None
+) -> None:
+    answer = daemon.post(f"/service/spare-{number}/state_controller/power_off{query}", body)
+    assert (answer.status, answer.json["state"]) == (OK, "shut off")
+
+
+def test_force_cuts_the_power_of_a_guest_that_cannot_be_asked(daemon: Daemon) -> None:
+    daemon.act("spare-6", "power_on")
+    paused = "post-power_off"
+    assert daemon.status(paused)["state"] == "paused"
+    answer = daemon.act(paused, "power_off", "?force=true&wait=600")
+    assert (answer.json["state"], answer.json["changed"]) == ("shut off", True)
+
+
+def test_force_reset_at_its_old_address_is_the_same_verb(daemon: Daemon) -> None:
+    answer = daemon.get("/service/spare-7/force_reset")
+    assert (answer.status, answer.json["action"]) == (OK, "force_reset")
+    assert daemon.virsh_commands()[-2].startswith("reset --domain ")
+
+
+def test_json_is_indented_for_a_browser(daemon: Daemon) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = daemon.request("GET", "/service/vm", headers=browser)
+    assert page.json == daemon.get("/service/vm").json
+    assert b'\n  "name": "vm"' in page.body
+    assert daemon.get("/service/vm").body.count(b"\n") == 1
+    assert b"\n  " in daemon.request("GET", "/nope", headers=browser).body
+
+
+def test_no_answer_names_cherrypy_or_python(daemon: Daemon) -> None:
+    for path in ("/", "/nope", "/service/vm", "/service/vm/state_controller/explode"):
+        answer = daemon.get(path)
+        assert answer.headers["server"] == "libvirt_http_mc"
+        assert b"CherryPy" not in answer.body
+
+
+def test_what_cherrypy_refuses_is_a_problem_too(daemon: Daemon) -> None:
+    problem(daemon.get("/service/vm/state_controller/power_off?wait=%ff"), NOT_FOUND)
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"Content-Type: application/problem+json\r\n" in answer
+
+
+def test_body_that_is_too_large_is_refused(daemon: Daemon) -> None:
+    answer = daemon.post("/service/vm/state_controller/power_off", b" " * 100_000)
+    assert answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert daemon.status("vm")["state"] == "running"
+
+
+def test_every_action_is_logged_in_one_line(daemon: Daemon) -> None:
+    daemon.act("vm", "nmi")
+    line = [line for line in daemon.log().splitlines() if " mc.action: " in line][-1]
+    uuid = daemon.get("/service/vm").json["uuid"]
+    assert f'nmi client=127.0.0.1 user=- machine="vm" uuid={uuid} ' in line
+    assert 'outcome="changed, running" ms=' in line
+    daemon.act("off", "nmi")
+    line = [line for line in daemon.log().splitlines() if " mc.action: " in line][-1]
+    assert 'outcome="WrongState: cannot nmi' in line
+
+
+def test_log_line_cannot_be_forged_by_a_name(daemon: Daemon) -> None:
+    daemon.act("x\r\n2026-01-01 INFO mc.action: forged", "force_off")
+    assert not any(line.startswith("2026-01-01") for line in daemon.log().splitlines())
+
+
+def test_state_words_can_be_on_and_off(tmp_path: Path) -> None:
+    uri = hypervisor(tmp_path / "machines.xml", [("up", "paused"), ("down", "shut off")])
+    settings = tmp_path / "settings.conf"
+    settings.write_text("[global]\nservice.state_words = 'power'\n")
+    with Daemon("--connect", uri, "--config", str(settings)) as daemon:
+        assert [one["state"] for one in daemon.get("/service/machines").json] == ["off", "on"]
+        assert daemon.status("up") == {"state": "on", "power": "on", "reason": "unknown"}
+        assert daemon.act("up", "force_off").json["state"] == "off"
+        assert daemon.get("/service/down").json["state"] == "off"
