@@ -1,0 +1,78 @@
+# Everything a newcomer needs: `make run` to try it, `make test` and `make check` to change it.
+
+LISTEN ?= 127.0.0.1:9001
+PYTHON ?= python3
+VENV := .venv
+DEMO := test://$(CURDIR)/config/demo.xml
+URL := http://$(LISTEN)
+
+.PHONY: run test check format bench lab clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/run
+	@tools=virsh packages=libvirt-clients; $(install-missing)
+	@echo "The demo: machines of libvirt's embedded test hypervisor, at $(URL). Try:"
+	@echo "  curl $(URL)/service/machines"
+	@echo "  curl $(URL)/service/web-1/state_controller/status"
+	@echo "  curl $(URL)/service/web-1/state_controller/force_off"
+	@exec $(VENV)/bin/python libvirt_mc.py --connect $(DEMO) --listen $(LISTEN)
+
+test: $(VENV)/test laboratory
+	$(VENV)/bin/pytest $(TESTS)
+
+check: $(VENV)/test
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+format: $(VENV)/test
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+
+bench: $(VENV)/test laboratory
+	@tools=wrk packages=wrk; $(install-missing)
+	$(VENV)/bin/python -m tests.bench
+
+# A private libvirtd with a few guests, to play with until Enter is pressed.
+lab: $(VENV)/test laboratory
+	$(VENV)/bin/python -m tests.lab
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: laboratory
+laboratory:
+	@tools="virsh libvirtd qemu-system-x86_64" \
+	packages="libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86"; \
+	$(install-missing)
+
+$(VENV)/run: requirements.txt
+	$(create-venv)
+	$(VENV)/bin/pip install --quiet --requirement $<
+	@touch $@
+
+$(VENV)/test: tests/requirements.txt requirements.txt
+	$(create-venv)
+	$(VENV)/bin/pip install --quiet --requirement $<
+	@touch $@
+
+# Debian's python3 may come without ensurepip, and then makes no virtual environment.
+define create-venv
+@$(PYTHON) -c "import ensurepip" 2>/dev/null || { packages=python3-venv; $(install); }
+$(PYTHON) -m venv $(VENV)
+endef
+
+# Install $packages unless all of $tools are there.
+define install-missing
+for tool in $$tools; do \
+	PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || { $(install); break; }; \
+done
+endef
+
+# --no-install-recommends: no system libvirtd is set up or started.
+define install
+echo "Installing $$packages"; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+$$sudo apt-get update -qq && \
+$$sudo env DEBIAN_FRONTEND=noninteractive \
+	apt-get install -y -qq --no-install-recommends $$packages >/dev/null
+endef
