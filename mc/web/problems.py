@@ -95,5 +95,6 @@ def problem_of(error: Exception) -> Problem:
 def to_json(value: object) -> bytes:
     """JSON and a newline: indented for a browser, compact for a program."""
     wants_html = "text/html" in cherrypy.serving.request.headers.get("Accept", "")
-    text = json.dumps(value, indent=2 if wants_html else None)
-    return text.encode("ascii") + b"\n"
+    text = json.dumps(value, indent=2 if wants_html else None, ensure_ascii=False)
+    # A byte that is no UTF-8 travels as a lone surrogate, which JSON can only spell as an escape.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
