@@ -3,7 +3,8 @@
 LISTEN ?= 127.0.0.1:9001
 PYTHON ?= python3
 VENV := .venv
-DEMO := test://$(CURDIR)/config/demo.xml
+space := $(subst ,, )
+DEMO := test://$(subst $(space),%20,$(CURDIR))/config/demo.xml
 URL := http://$(LISTEN)
 
 .PHONY: run test check format bench lab clean
@@ -15,7 +16,7 @@ run: $(VENV)/run
 	@echo "  curl $(URL)/service/machines"
 	@echo "  curl $(URL)/service/web-1/state_controller/status"
 	@echo "  curl $(URL)/service/web-1/state_controller/force_off"
-	@exec $(VENV)/bin/python libvirt_mc.py --connect $(DEMO) --listen $(LISTEN)
+	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN)
 
 test: $(VENV)/test laboratory
 	$(VENV)/bin/pytest $(TESTS)

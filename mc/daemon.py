@@ -5,7 +5,7 @@ import logging
 from mc.machines import Machines
 from mc.power import Power
 from mc.settings import Settings
-from mc.turns import Places, Turns
+from mc.turns import MachineTurns, Places
 from mc.virsh import Virsh, check_binary
 from mc.web.server import serve
 from mc.web.service import Controller, routes
@@ -27,10 +27,12 @@ def run(settings: Settings) -> None:
         shutdown_mode=settings.shutdown_mode,
     )
     machines = Machines(virsh)
+    # One machine may take up half of the places at most: another one never waits for it.
+    turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     controller = Controller(
         uri=settings.uri,
         machines=machines,
-        power=Power(machines, virsh, Turns(settings.turn_seconds)),
+        power=Power(machines, virsh, turns),
         places=Places(settings.actions_at_once),
         state_words=settings.state_words,
         grace_seconds=settings.grace_seconds,

@@ -43,11 +43,11 @@ class WrongState(ControllerError):
 
 
 class Busy(ControllerError):
-    """Raised if other actions on the same machine took too long for this one's turn to come."""
+    """Raised if too many actions on the same machine come first, or take too long."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"another action on this machine is still under way after {seconds:g} s")
-        self.seconds = seconds
+    def __init__(self, ahead: int) -> None:
+        super().__init__(f"the machine is busy; other actions that come first: {ahead}")
+        self.ahead = ahead
 
 
 class TooManyActions(ControllerError):
@@ -70,21 +70,26 @@ class Refused(ControllerError):
 class Unavailable(ControllerError):
     """Base of the errors in which libvirt did not answer at all.
 
-    `sent` says whether the command had left already: then its outcome is unknown, and only
+    `unknown` says that an action had been sent already: what came of it is not known, and only
     reading the machine's state again can tell.
     """
 
-    sent = False
+    unknown = False
 
 
 class Unreachable(Unavailable):
     """Raised if no connection to libvirt could be had; the command was never sent."""
 
 
+class Stopping(Unavailable):
+    """Raised if the controller itself is about to end."""
+
+    def __init__(self) -> None:
+        super().__init__("the controller is stopping")
+
+
 class ConnectionLost(Unavailable):
     """Raised if the connection to libvirt, or virsh itself, went away during a command."""
-
-    sent = True
 
     def __init__(self, command: str, words: str) -> None:
         super().__init__(f"the connection to libvirt was lost during '{command}': {words}")
@@ -95,7 +100,6 @@ class ConnectionLost(Unavailable):
 class NoAnswer(Unavailable):
     """Raised if a deadline passed before libvirt answered."""
 
-    def __init__(self, command: str, *, sent: bool) -> None:
+    def __init__(self, command: str) -> None:
         super().__init__(f"libvirt did not answer '{command}' in time")
         self.command = command
-        self.sent = sent

@@ -24,12 +24,18 @@ STATES = (
 )
 
 # virsh tries a reference as a number first (strtol: blanks and a sign may precede), then as a
-# UUID, then as a name. Only the first of these can mean another machine than the one asked for.
+# UUID (hyphens and blanks may stand anywhere), then as a name. What it could take for one of the
+# former is looked up in the list.
 _LIKE_AN_ID = re.compile(r"\s*[+-]?\d+", re.ASCII)
+_LIKE_A_UUID = re.compile(r"[\s-]*([0-9a-f][\s-]*){32}", re.ASCII | re.I)
 # libvirt takes no such name, and virsh no such argument.
 _IMPOSSIBLE = re.compile(r"[\0\n/]")
 _LONGEST_REFERENCE = 4096
-_UNKNOWN_DOMAIN = "failed to get domain"
+# How often the list is read to find one in which no machine was just being started or stopped.
+_TRIES = 5
+# What virsh says if it finds no domain, and libvirt if one is gone by the next call.
+_UNKNOWN_DOMAIN = ("failed to get domain", "Domain not found")
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.I)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,16 @@ class Machine:
     @property
     def power(self) -> str:
         return power(self.state)
+
+
+@dataclass(frozen=True)
+class FoundMachine(Machine):
+    """A machine that was looked up on its own.
+
+    One that is not `persistent` is gone when it is off.
+    """
+
+    persistent: bool
 
 
 @dataclass(frozen=True)
@@ -74,20 +90,27 @@ class Machines:
         self._virsh = virsh
 
     def list_all(self) -> list[Machine]:
-        """Every machine, by name; one that comes or goes meanwhile is left out."""
-        numbers = self._virsh.domstats()
-        machines = [
-            Machine(entry.id, entry.name, entry.uuid, _state(numbers[entry.name]))
-            for entry in self._virsh.list_all()
-            if entry.name in numbers
-        ]
+        """Every machine, by name; one that comes or goes meanwhile is left out.
+
+        It takes two commands, and another try where a machine was started or stopped in between.
+        """
+        for _ in range(_TRIES):
+            numbers = self._virsh.domstats()
+            machines = [
+                Machine(entry.id, entry.name, entry.uuid, _state(numbers[entry.name]))
+                for entry in self._virsh.list_all()
+                if entry.name in numbers
+            ]
+            if all((one.id is None) == (one.state == OFF) for one in machines):
+                break
         return sorted(machines, key=lambda machine: machine.name)
 
-    def find(self, reference: str) -> Machine:
+    def find(self, reference: str) -> FoundMachine:
         """The machine that bears this name or UUID now."""
         info = self._ask(self._virsh.dominfo, reference)
         number = None if info["Id"] == "-" else int(info["Id"])
-        return Machine(number, info["Name"], info["UUID"], info["State"])
+        persistent = info["Persistent"] == "yes"
+        return FoundMachine(number, info["Name"], info["UUID"], info["State"], persistent)
 
     def status(self, reference: str) -> Status:
         """The state of one machine: the cheapest thing to ask for."""
@@ -96,30 +119,35 @@ class Machines:
     def _ask(self, read: Callable[[str], T], reference: str) -> T:
         if _IMPOSSIBLE.search(reference) or not 0 < len(reference) <= _LONGEST_REFERENCE:
             raise NoSuchMachine(reference)
-        if _LIKE_AN_ID.fullmatch(reference):
+        if _ambiguous(reference):
             return read(self._uuid_from_list(reference))
         try:
             return read(reference)
         except Refused as error:
-            if not error.words.startswith(_UNKNOWN_DOMAIN):
+            if not any(words in error.words for words in _UNKNOWN_DOMAIN):
                 raise
             return read(self._uuid_from_list(reference))
 
     def _uuid_from_list(self, reference: str) -> str:
-        """Raises `NoSuchMachine` if neither a UUID nor a name in libvirt's list matches."""
+        """Raises `NoSuchMachine` if neither a name nor a UUID in libvirt's list matches."""
         entries = self._virsh.list_all()
-        digits = _digits(reference)
-        for entry in entries:
-            if _digits(entry.uuid) == digits:
-                return entry.uuid
-        for entry in entries:
-            if entry.name == reference:
-                return entry.uuid
-        raise NoSuchMachine(reference)
+        by_uuid = {_digits(entry.uuid): entry.uuid for entry in entries}
+        by_name = {entry.name: entry.uuid for entry in entries}
+        uuid = by_name.get(reference) or by_uuid.get(_digits(reference))
+        if uuid is None:
+            raise NoSuchMachine(reference)
+        return uuid
+
+
+def _ambiguous(reference: str) -> bool:
+    """Whether virsh might take a name for a number or for another machine's UUID."""
+    if _CANONICAL_UUID.fullmatch(reference):
+        return False
+    return bool(_LIKE_AN_ID.fullmatch(reference) or _LIKE_A_UUID.fullmatch(reference))
 
 
 def _digits(uuid: str) -> str:
-    """A UUID in the form in which libvirt compares them: hyphens and case do not count."""
+    """A UUID as it is compared: hyphens and case do not count."""
     return uuid.replace("-", "").lower()
 
 

@@ -2,14 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mc.errors import Busy, ControllerError, NoSuchMachine, Refused, WrongState
-from mc.machines import OFF, Machine, Machines, Status
-from mc.turns import Turns
-from mc.verbs import SETTLE, VERBS, Condition, Refusal, condition
+from mc.errors import (
+    ControllerError,
+    NoSuchMachine,
+    Refused,
+    Stopping,
+    Unavailable,
+    WrongState,
+)
+from mc.machines import OFF, FoundMachine, Machine, Machines, Status
+from mc.turns import MachineTurns
+from mc.verbs import CYCLE, SETTLE, TRANSIENT, VERBS, Condition, Refusal, condition
 from mc.virsh import Virsh
 
 # A machine that is on its way from one state to another gets this long, in seconds, to arrive.
@@ -35,7 +41,7 @@ class Outcome:
 class Power:
     """Performs the verbs, one at a time on each machine."""
 
-    def __init__(self, machines: Machines, virsh: Virsh, turns: Turns) -> None:
+    def __init__(self, machines: Machines, virsh: Virsh, turns: MachineTurns) -> None:
         self._machines = machines
         self._virsh = virsh
         self._turns = turns
@@ -62,8 +68,8 @@ class Power:
         done: list[str] = []
         machine: Machine | None = None
         try:
-            with self._turn(reference) as machine:
-                self._carry_out(verb, machine.uuid, force, done)
+            with self._turns.of(reference) as machine:
+                self._carry_out(verb, machine, force, done)
             if wait and machine.id is not None:
                 self._wait_until_off(machine, wait)
             if force and machine.id is not None:
@@ -75,44 +81,30 @@ class Power:
             raise
         return Outcome(machine, verb, bool(done), status)
 
-    @contextmanager
-    def _turn(self, reference: str) -> Iterator[Machine]:
-        """The machine, and the only right to act on it.
-
-        It is looked up again when the turn has come: a name may have gone to another machine.
-        Callers that use the same name queue before they look it up, since libvirt may tell
-        nothing of a machine while a command on it is under way.
-        """
-        with self._turns.turn(f"called {reference}"):
-            for _ in range(_TRIES):
-                uuid = self._machines.find(reference).uuid
-                with self._turns.turn(uuid):
-                    machine = self._machines.find(reference)
-                    if machine.uuid == uuid:
-                        yield machine
-                        return
-        raise Busy(0)
-
-    def _carry_out(self, verb: str, uuid: str, force: bool, done: list[str]) -> None:
+    def _carry_out(self, verb: str, machine: FoundMachine, force: bool, done: list[str]) -> None:
         """Give the commands of the plan; decide anew if the machine moved under our hands."""
         for attempts_left in reversed(range(_TRIES)):
-            before, plan = self._decide(verb, uuid, force)
+            before, plan = self._decide(verb, machine, force)
             try:
                 for step in plan:
-                    self._steps[step](uuid)
+                    self._steps[step](machine.uuid)
                     done.append(step)
                 return
             except Refused:
-                moved = condition(self._machines.status(uuid)) != before
+                moved = condition(self._machines.status(machine.uuid)) != before
                 if done or not moved or not attempts_left:
                     raise
 
-    def _decide(self, verb: str, uuid: str, force: bool) -> tuple[Condition, tuple[str, ...]]:
+    def _decide(
+        self, verb: str, machine: FoundMachine, force: bool
+    ) -> tuple[Condition, tuple[str, ...]]:
         plans = VERBS[verb].plans
-        status = self._machines.status(uuid)
+        status = self._machines.status(machine.uuid)
         if plans[condition(status)] is SETTLE:
-            status = self._settled(uuid)
+            status = self._settled(machine.uuid)
         plan = plans[condition(status)]
+        if plan == CYCLE and not machine.persistent:
+            plan = TRANSIENT
         if isinstance(plan, Refusal):
             if not force:
                 raise WrongState(verb, status.state, status.reason, plan.advice)
@@ -128,17 +120,30 @@ class Power:
 
     def _destroy(self, uuid: str) -> None:
         """Cut the power: after a chance to flush its disks where the hypervisor takes it."""
+        number = self._id(uuid)
         try:
             self._virsh.destroy(uuid, graceful=True)
         except Refused:
-            if self._id(uuid) is not None:
+            if number is not None and self._id(uuid) == number:
                 self._virsh.destroy(uuid)
 
     def _wait_until_off(self, machine: Machine, seconds: float) -> None:
-        """Return when the machine has been off, also if someone started it again since."""
-        for number in self._polled(lambda: self._id(machine.uuid), seconds):
+        """Return when the machine has been off, also if someone started it again since.
+
+        A libvirt that is away for a while does not end the wait.
+        """
+        for number in self._polled(lambda: self._id_if_known(machine), seconds):
             if number != machine.id:
                 return
+
+    def _id_if_known(self, machine: Machine) -> int | None:
+        """The machine's number; the one that it had if libvirt cannot be asked at the moment."""
+        try:
+            return self._id(machine.uuid)
+        except Stopping:
+            raise
+        except Unavailable:
+            return machine.id
 
     def _force_off(self, machine: Machine, done: list[str]) -> None:
         """Cut the power, unless the machine has been off since."""

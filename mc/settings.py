@@ -15,10 +15,6 @@ Check = Callable[[Any], str | None]
 """What is wrong with a value of the right type, or None."""
 
 
-def _any(_: object) -> None:
-    return None
-
-
 def _between(least: float, most: float) -> Check:
     def check(value: float) -> str | None:
         return None if least <= value <= most else f"must be between {least:g} and {most:g}"
@@ -34,7 +30,7 @@ def _one_of(*allowed: str) -> Check:
 
 
 def _filled(value: str) -> str | None:
-    return None if value.strip() and value.isprintable() else "must not be empty"
+    return None if value.strip() and value.isprintable() else "must be printable text"
 
 
 def _uri(value: str) -> str | None:
@@ -55,7 +51,7 @@ def _shutdown_mode(value: str) -> str | None:
     return "must be empty or a list of virsh's shutdown modes: " + ", ".join(sorted(modes))
 
 
-def _setting(key: str, default: object, check: Check = _any) -> Any:
+def _setting(key: str, default: object, check: Check) -> Any:
     return field(default=default, metadata={"key": key, "check": check})
 
 
@@ -68,7 +64,7 @@ class Settings:
 
     host: str = _setting("server.socket_host", "127.0.0.1", _filled)
     port: int = _setting("server.socket_port", 9001, _between(0, 65535))
-    thread_pool: int = _setting("server.thread_pool", 40, _between(2, 1000))
+    thread_pool: int = _setting("server.thread_pool", 64, _between(2, 1000))
     socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))
     socket_timeout: float = _setting("server.socket_timeout", 10.0, _between(1, 3600))
     max_header: int = _setting("server.max_request_header_size", 65536, _between(1024, 1 << 20))
@@ -143,7 +139,10 @@ def load(path: Path | None, overrides: Mapping[str, object]) -> Settings:
 
 def _read(path: Path) -> dict[str, object]:
     """The `[global]` section of a file in CherryPy's format: INI, each value a Python literal."""
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    # configparser would share a section [DEFAULT] with all others: here it is an unknown one.
+    parser = configparser.ConfigParser(
+        interpolation=None, delimiters=("=",), default_section="no section has this name"
+    )
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
         parser.read_string(path.read_text("utf-8"))
@@ -162,5 +161,5 @@ def _read(path: Path) -> dict[str, object]:
 def _literal(key: str, text: str) -> object:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise SettingsError(key, text, "must be a Python literal; text needs quotes") from error

@@ -1,11 +1,13 @@
 """Who may act on a machine now."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Lock
 
 from mc.errors import Busy, TooManyActions
+from mc.machines import FoundMachine, Machines
 
 
 @dataclass
@@ -15,22 +17,29 @@ class _Queue:
 
 
 class Turns:
-    """One holder at a time for each key; keys do not wait for each other."""
+    """One holder at a time for each key; keys do not wait for each other.
 
-    def __init__(self, seconds: float) -> None:
+    A turn that has not come after `seconds`, or with `longest` others ahead, raises `Busy`.
+    """
+
+    def __init__(self, seconds: float, longest: int) -> None:
         self._seconds = seconds
+        self._longest = longest
         self._queues: dict[str, _Queue] = {}
         self._guard = Lock()
 
     @contextmanager
-    def turn(self, key: str) -> Iterator[None]:
-        """The only turn of this key; raises `Busy` if it has not come after so many seconds."""
+    def turn(self, key: str, deadline: float | None = None) -> Iterator[None]:
+        """The only turn of this key; `deadline`, of the monotonic clock, may end the wait early."""
+        until = deadline or time.monotonic() + self._seconds
         with self._guard:
             queue = self._queues.setdefault(key, _Queue())
+            if queue.length >= self._longest:
+                raise Busy(queue.length)
             queue.length += 1
         try:
-            if not queue.turn.acquire(timeout=self._seconds):
-                raise Busy(self._seconds)
+            if not queue.turn.acquire(timeout=max(0, until - time.monotonic())):
+                raise Busy(queue.length - 1)
             try:
                 yield
             finally:
@@ -40,6 +49,34 @@ class Turns:
                 queue.length -= 1
                 if not queue.length:
                     del self._queues[key]
+
+
+class MachineTurns(Turns):
+    """The turns of machines, by UUID."""
+
+    def __init__(self, machines: Machines, seconds: float, longest: int) -> None:
+        super().__init__(seconds, longest)
+        self._machines = machines
+
+    @contextmanager
+    def of(self, reference: str) -> Iterator[FoundMachine]:
+        """The machine, and the only right to act on it.
+
+        It is looked up again when the turn has come: a name may have gone to another machine.
+        Callers that use the same name queue before they look it up, since libvirt may tell
+        nothing of a machine while a command on it is under way.
+        """
+        deadline = time.monotonic() + self._seconds
+        with self.turn(f"called {reference}", deadline):
+            while True:
+                uuid = self._machines.find(reference).uuid
+                with self.turn(uuid, deadline):
+                    machine = self._machines.find(reference)
+                    if machine.uuid == uuid:
+                        yield machine
+                        return
+                if time.monotonic() > deadline:
+                    raise Busy(0)
 
 
 class Places:

@@ -66,6 +66,8 @@ NMI: Plan = ("inject-nmi",)
 IS_OFF = Refusal("power_on starts it")
 DEAF = Refusal("its guest cannot be asked; power_on wakes it, force_off cuts its power")
 STOPPING = Refusal("wait until it is off, or force_off")
+# In place of off and on where there would be nothing left to start.
+TRANSIENT = Refusal("it is transient, and would be gone once it is off")
 # A refusal only if the machine has not arrived in another state after a while.
 SETTLE = Refusal("try again in a moment, or force_off")
 

@@ -148,6 +148,26 @@ def test_libvirtd_that_stops_answering(
     assert machine.state() == "running"
 
 
+def test_daemon_ends_although_libvirt_does_not_answer(
+    fragile: Laboratory, machine: Machine, tmp_path: Path
+) -> None:
+    """Also if a session is just connecting, and whatever the deadlines are."""
+    settings = tmp_path / "settings.conf"
+    settings.write_text("[global]\nlibvirt.read_seconds = 600\nlibvirt.action_seconds = 600\n")
+    with Daemon("--connect", fragile.uri, "--config", str(settings)) as daemon:
+        available(status(daemon))
+        fragile.libvirtd.freeze()
+        with ThreadPoolExecutor(4) as clients:
+            for path in ("/service/machines", "/service/victim", "/service/5", "/service/nope"):
+                clients.submit(daemon.get, path)
+            until(lambda: len(daemon.children()) >= 2, 30, "a virsh that connects")
+            children = daemon.children()
+            daemon.stop()
+        fragile.libvirtd.thaw()
+    assert daemon.process.returncode == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
 def test_virsh_killed_while_idle(daemon: Daemon, machine: Machine) -> None:
     available(status(daemon))
     assert daemon.act("victim", "nmi").status == OK

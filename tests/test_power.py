@@ -9,7 +9,7 @@ import pytest
 from tests.daemon import Answer, Daemon
 from tests.lab import Key, Laboratory, Machine, until
 
-OK, CONFLICT = 200, 409
+OK, NOT_FOUND, CONFLICT = 200, 404, 409
 Act = Callable[..., Answer]
 _numbers = count(1)
 
@@ -273,6 +273,36 @@ def test_stuck_comes_to_life(stuck: Machine, daemon_on_lab: Daemon, verb: str) -
     changed(daemon_on_lab.act(stuck.name, verb), "running")
     # The guest has no waking vector: when it is woken it boots.
     stuck.wait_for_boot(2)
+
+
+# Machines that are gone once they are off.
+
+
+@pytest.fixture
+def transient(lab: Laboratory) -> Machine:
+    machine = lab.define(f"transient-{next(_numbers)}")
+    xml = lab.file(f"{machine.uuid}.xml", machine.virsh("dumpxml", "--inactive").encode())
+    machine.virsh("undefine")
+    lab.virsh("create", str(xml))
+    machine.wait_for_boot(1)
+    return machine
+
+
+@pytest.mark.parametrize("query", ["power_off?wait=30", "force_off"])
+def test_transient_machine_can_be_switched_off(
+    transient: Machine, daemon_on_lab: Daemon, query: str
+) -> None:
+    verb, _, parameters = query.partition("?")
+    changed(daemon_on_lab.act(transient.name, verb, "?" + parameters), "shut off")
+    assert daemon_on_lab.get(f"/service/{transient.name}").status == NOT_FOUND
+
+
+def test_transient_machine_is_not_destroyed_to_be_started_again(
+    transient: Machine, daemon_on_lab: Daemon
+) -> None:
+    refused(daemon_on_lab.act(transient.name, "power_cycle"), transient, "running (booted)")
+    changed(daemon_on_lab.act(transient.name, "force_reset"), "running")
+    transient.destroy()
 
 
 # Each machine on its own.

@@ -1,5 +1,6 @@
 """Every URL, verb and state, over HTTP, on the embedded test hypervisor."""
 
+import json
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -126,9 +127,9 @@ def test_verb_in_state(daemon: Daemon, verb: str, state: str) -> None:
 def test_post_does_what_get_does(daemon: Daemon, verb: str) -> None:
     answer = daemon.post(f"/service/post-{verb}/state_controller/{verb}")
     expected = OUTCOMES[verb]["paused"]
-    assert (answer.status, answer.json["state"]) == (
-        (CONFLICT, "paused") if expected == "409" else (OK, expected)
-    )
+    assert answer.status == (CONFLICT if expected == "409" else OK)
+    after = "paused" if expected == "409" else expected
+    assert daemon.status(f"post-{verb}")["state"] == after
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -233,7 +234,8 @@ def test_unknown_verb_is_answered_with_the_verbs_there_are(daemon: Daemon) -> No
 @pytest.mark.parametrize(
     "query",
     ["wait=abc", "wait=", "wait=-1", "wait=nan", "wait=inf", "wait=1e9", "wait=601",
-     "wait=1&wait=2", "force=maybe", "force=", "nonsense=1", "Wait=1", "wait=1%00"],
+     "wait=1&wait=2", "wait=1_0", "wait=%EF%BC%91", "force=maybe", "force=", "nonsense=1",
+     "Wait=1", "wait=1%00"],
 )  # fmt: skip
 def test_bad_parameter_is_refused_and_changes_nothing(daemon: Daemon, query: str) -> None:
     members = problem(daemon.get(f"/service/vm/state_controller/power_off?{query}"), BAD_REQUEST)
@@ -250,7 +252,7 @@ def test_verb_without_parameters_takes_none(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     "body", [b"wait=1", b"{", b"[]", b"1", b'"wait"', b"null", b"\xff", b'{"wait": "abc"}',
              b'{"wait": true}', b'{"wait": null}', b'{"force": "False!"}', b'{"wait": NaN}',
-             b'{"force": 1.5}', b'{"x": 1}', b"[" * 50_000],
+             b'{"force": 1.5}', b'{"x": 1}', b'{"wait": 1' + b"0" * 400 + b"}", b"[" * 50_000],
 )  # fmt: skip
 def test_bad_body_is_refused_and_changes_nothing(daemon: Daemon, body: bytes) -> None:
     problem(daemon.post("/service/vm/state_controller/power_off", body), BAD_REQUEST)
@@ -308,19 +310,72 @@ def test_no_answer_names_cherrypy_or_python(daemon: Daemon) -> None:
         assert b"CherryPy" not in answer.body
 
 
-def test_what_cherrypy_refuses_is_a_problem_too(daemon: Daemon) -> None:
-    problem(daemon.get("/service/vm/state_controller/power_off?wait=%ff"), NOT_FOUND)
+NMI = "/service/vm/state_controller/nmi"
+
+
+def exchange(daemon: Daemon, request: bytes) -> bytes:
+    """All that comes back on a connection for some bytes, until the daemon ends it."""
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert b"Content-Type: application/problem+json\r\n" in answer
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
-def test_body_that_is_too_large_is_refused(daemon: Daemon) -> None:
-    answer = daemon.post("/service/vm/state_controller/power_off", b" " * 100_000)
-    assert answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    assert daemon.status("vm")["state"] == "running"
+def post(path: str, headers: str, body: str) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET /service/vm/state_controller/power_off?wait=%ff HTTP/1.0\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nX: =?bogus?q?a?=\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nX: =?utf-8?b?/////w==?=\r\n\r\n", 400),
+        ("GET /service/früh HTTP/1.0\r\n\r\n".encode(), 400),
+        (b"get / HTTP/1.1\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 413),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (post(NMI, "Content-Length: -1", "{}"), 400),
+        (post(NMI, "Content-Length: +2", "{}"), 400),
+        (post(NMI, "Content-Length: two", "{}"), 400),
+        (post(NMI, "Content-Length: 60", "{}"), 400),
+        (post(NMI, "Content-Length: 100000", " " * 100_000), 413),
+        (post(NMI, "Transfer-Encoding: chunked", "2\r\n{}\r\n0\r\n\r\n"), 411),
+        (post(NMI, "Transfer-Encoding: gzip", ""), 501),
+    ],
+)
+def test_what_never_gets_to_the_service_is_a_problem_too(
+    daemon: Daemon, request_bytes: bytes, status: int
+) -> None:
+    before = len(daemon.virsh_commands())
+    head, _, body = exchange(daemon, request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"Content-Type: application/problem+json" in head
+    assert json.loads(body)["status"] == status
+    assert daemon.virsh_commands()[before:] == []
+
+
+def test_nothing_is_smuggled_in_a_body(daemon: Daemon) -> None:
+    """A body that a resource does not read is never taken for the next request."""
+    before = len(daemon.virsh_commands())
+    inner = f"GET {NMI} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    outer = "{} /service/machines/x/y HTTP/1.1\r\nHost: localhost\r\n{}\r\n\r\n{}"
+    for method in ("GET", "DELETE", "POST"):
+        length = outer.format(method, f"Content-Length: {len(inner)}", inner)
+        assert exchange(daemon, length.encode()).count(b"HTTP/1.1 404") == 1
+        chunked = outer.format(method, "Transfer-Encoding: chunked", inner)
+        assert exchange(daemon, chunked.encode()).count(b"HTTP/1.1") == 1
+    assert daemon.virsh_commands()[before:] == []
+
+
+def test_connection_goes_on_after_an_error(daemon: Daemon) -> None:
+    one = b"DELETE /service/vm HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+    last = b"GET /service/vm HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answers = exchange(daemon, one + one + last)
+    assert (answers.count(b"HTTP/1.1 405"), answers.count(b"HTTP/1.1 200")) == (2, 1)
 
 
 def test_every_action_is_logged_in_one_line(daemon: Daemon) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mc.errors import ConnectionLost
+from mc.errors import ConnectionLost, NoAnswer
 from mc.virsh.pool import Pool
 from mc.virsh.quoting import decode
 from mc.virsh.session import Session
@@ -57,11 +57,14 @@ class Virsh:
         self._action_seconds = action_seconds
         self._mode = ["--mode", shutdown_mode] if shutdown_mode else []
 
-        def open_session(deadline: float) -> Session:
-            return Session(binary, uri, min(deadline, time.monotonic() + read_seconds))
-
         def pool(keep: int, limit: int, patience: float) -> Pool:
-            return Pool(open_session, keep=keep, limit=limit, patience=patience)
+            return Pool(
+                lambda: Session(binary, uri),
+                keep=keep,
+                limit=limit,
+                patience=patience,
+                connect_seconds=read_seconds,
+            )
 
         if uri.startswith("test:"):
             self._reading = self._listing = self._acting = pool(1, 1, 0)
@@ -126,19 +129,26 @@ class Virsh:
     def _read(self, pool: Pool, *arguments: str) -> str:
         deadline = time.monotonic() + self._read_seconds
         try:
-            return self._run(pool, arguments, deadline)
+            with pool.session(deadline) as session:
+                return self._run(session, arguments, deadline)
         except ConnectionLost as error:
             log.debug("reading again on a new connection: %s", error)
-            return self._run(pool, arguments, deadline)
+            with pool.session(deadline) as session:
+                return self._run(session, arguments, deadline)
 
     def _act(self, *arguments: str) -> None:
-        self._run(self._acting, arguments, time.monotonic() + self._action_seconds)
+        deadline = time.monotonic() + self._action_seconds
+        with self._acting.session(deadline) as session:
+            try:
+                self._run(session, arguments, deadline)
+            except (ConnectionLost, NoAnswer) as error:
+                error.unknown = True
+                raise
 
-    def _run(self, pool: Pool, arguments: tuple[str, ...], deadline: float) -> str:
-        with pool.session(deadline) as session:
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("%s", shlex.join([*self._typed, *arguments]))
-            return decode(session.run(arguments, deadline))
+    def _run(self, session: Session, arguments: tuple[str, ...], deadline: float) -> str:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s", shlex.join([*self._typed, *arguments]))
+        return decode(session.run(arguments, deadline))
 
 
 def _listed(line: str) -> Listed:

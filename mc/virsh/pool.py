@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition
 
-from mc.errors import NoAnswer, Unreachable
+from mc.errors import NoAnswer, Stopping
 from mc.virsh.session import Session
 
 
@@ -19,19 +19,22 @@ class Pool:
 
     def __init__(
         self,
-        open_session: Callable[[float], Session],
+        new_session: Callable[[], Session],
         *,
         keep: int,
         limit: int,
         patience: float,
+        connect_seconds: float,
     ) -> None:
-        self._open_session = open_session
+        self._new_session = new_session
+        self._connect_seconds = connect_seconds
         self._keep = keep
         self._limit = limit
         self._patience = patience
         self._idle: list[Session] = []
         self._taken: set[Session] = set()
         self._opening = 0
+        self._waiting = 0
         self._closed = False
         self._changed = Condition()
 
@@ -39,7 +42,8 @@ class Pool:
     def session(self, deadline: float) -> Iterator[Session]:
         """A session of one's own until the end of the block.
 
-        Raises `NoAnswer` if none is free before the deadline, `Unreachable` if none can be opened.
+        Raises `NoAnswer` if none is free or connected before the deadline, `Unreachable` if none
+        can be opened, `Stopping` once the pool is closed.
         """
         session = self._take(deadline)
         try:
@@ -63,7 +67,7 @@ class Pool:
             while True:
                 now = time.monotonic()
                 if self._closed:
-                    raise Unreachable("the controller is stopping")
+                    raise Stopping
                 if self._idle:
                     session = self._idle.pop()
                     self._taken.add(session)
@@ -72,17 +76,20 @@ class Pool:
                     self._opening += 1
                     return None
                 if now >= deadline:
-                    raise NoAnswer("a free virsh session", sent=False)
+                    raise NoAnswer("a free virsh session")
                 wake_at = min(deadline, impatient_at) if now < impatient_at else deadline
+                self._waiting += 1
                 self._changed.wait(wake_at - now)
+                self._waiting -= 1
 
     def _count(self) -> int:
         return len(self._idle) + len(self._taken) + self._opening
 
     def _open(self, deadline: float) -> Session:
+        """A new session; it is known to `close` while it still connects."""
         session = None
         try:
-            session = self._open_session(deadline)
+            session = self._new_session()
         finally:
             with self._changed:
                 self._opening -= 1
@@ -91,12 +98,19 @@ class Pool:
                     if self._closed:
                         session.kill()
                 self._changed.notify()
+        try:
+            session.greet(min(deadline, time.monotonic() + self._connect_seconds))
+        except BaseException:
+            self._give_back(session)
+            raise
         return session
 
     def _give_back(self, session: Session) -> None:
+        """Keep the session if it is of use: surplus ones only while callers wait for them."""
         with self._changed:
             self._taken.remove(session)
-            keep = session.usable and not self._closed and self._count() < self._keep
+            wanted = self._waiting > 0 or self._count() < self._keep
+            keep = session.usable and wanted and not self._closed
             if keep:
                 self._idle.append(session)
             self._changed.notify()

@@ -15,13 +15,11 @@ a command's messages are in the pipe when the mark has come.
 import os
 import secrets
 import select
-import signal
-import subprocess
 import time
 from collections.abc import Sequence
-from threading import Lock
 
 from mc.errors import ConnectionLost, NoAnswer, Refused, Unreachable
+from mc.virsh.process import Process
 from mc.virsh.quoting import command_line, decode
 
 _CHUNK = 1 << 16
@@ -30,53 +28,43 @@ _LONGEST_LINE = 1 << 15
 _LOST = b"error: Disconnected from "
 _REGAINED = b"error: Reconnected to "
 _NOT_REGAINED = b"error: Failed to reconnect "
+# The last one is about the history that the environment denies to virsh.
+_NOTICES = (_LOST, _REGAINED, b"error: Failed to create '/dev/null/")
 _PROMPT = b"virsh # "
 
 
 class Session:
-    """A virsh process connected to one URI. It serves one caller at a time.
+    """A virsh process for one URI, to be greeted first. It serves one caller at a time.
 
-    Raises `Unreachable` if libvirt cannot be reached and `NoAnswer` if it does not answer before
-    `deadline`, a time of the monotonic clock in seconds.
+    Deadlines are times of the monotonic clock, in seconds.
     """
 
-    def __init__(self, binary: str, uri: str, deadline: float) -> None:
+    def __init__(self, binary: str, uri: str) -> None:
         token = secrets.token_hex(3).encode()
         self._start, self._end = b"<" + token, b">" + token
         self._first_line = b"echo <''" + token + b";"
         self._last_line = b"echo >''" + token + b"\n"
         self.usable = True
         """False once virsh has ended, lost libvirt, or missed a deadline."""
-        self._ending = Lock()
-        self._process = subprocess.Popen(
-            [binary, "-q", "-c", uri],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=_environment(),
-            start_new_session=True,
-        )
-        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        assert stdin and stdout and stderr  # noqa: S101 (for mypy: all three are pipes)
-        self._pipes = (stdin, stdout, stderr)
-        self._stdin, self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
+        self._process = Process([binary, "-q", "-c", uri], uri)
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._stderr = self._process.stderr
         self._poll = select.poll()
         for descriptor in (self._stdout, self._stderr):
             os.set_blocking(descriptor, False)
             self._poll.register(descriptor, select.POLLIN)
-        self._greet(deadline)
 
-    def _greet(self, deadline: float) -> None:
-        """Wait until virsh has connected: its prompt comes before the connection does."""
+    def greet(self, deadline: float) -> None:
+        """Wait until virsh has connected.
+
+        Raises `Unreachable` with libvirt's words, or `NoAnswer`: connecting to a libvirtd that is
+        stopped never ends.
+        """
         try:
             self.run(["uri"], deadline)
         except (Refused, ConnectionLost) as error:
-            self.close()
+            self.usable = False
             raise Unreachable(error.words) from error
-        except NoAnswer as error:
-            self.close()
-            raise NoAnswer("connect", sent=False) from error
 
     @property
     def pid(self) -> int:
@@ -108,14 +96,14 @@ class Session:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not self._poll.poll(remaining * 1000):
                     self.usable = False
-                    raise NoAnswer(" ".join(arguments), sent=True)
+                    raise NoAnswer(" ".join(arguments))
                 out += self._receive(self._stdout)
                 err += self._receive(self._stderr)
         except (BrokenPipeError, EOFError) as error:
             self.usable = False
             words = message(err) or "virsh has ended"
             raise ConnectionLost(" ".join(arguments), words) from error
-        err += self._receive(self._stderr)
+        err += _read(self._stderr) or b""
         if err:
             self._judge(arguments, err)
         return self._unframe(arguments, out)
@@ -153,19 +141,13 @@ class Session:
         return out[start + len(self._start) : end]
 
     def kill(self) -> None:
-        """End virsh, and the ssh it may have started, from any thread; `close` reaps it."""
-        with self._ending:
-            if self._process.returncode is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """End virsh from any thread: a command under way fails; `close` reaps it."""
+        self._process.kill()
 
     def close(self) -> None:
         """End virsh and reap it. A command that libvirt has begun goes on without it."""
         self.usable = False
-        self.kill()
-        with self._ending:
-            self._process.wait()
-        for pipe in self._pipes:
-            pipe.close()
+        self._process.close()
 
 
 def message(err: bytes) -> str:
@@ -179,7 +161,7 @@ def message(err: bytes) -> str:
     >>> message(b"error: Disconnected from qemu:///system due to end of file\n")
     ''
     """
-    lines = [line for line in err.split(b"\n") if line and not line.startswith((_LOST, _REGAINED))]
+    lines = [line for line in err.split(b"\n") if line and not line.startswith(_NOTICES)]
     while lines and not lines[0].startswith(b"error:"):
         del lines[0]
     return ": ".join(decode(line.removeprefix(b"error:").strip()) for line in lines)
@@ -191,20 +173,3 @@ def _read(descriptor: int) -> bytes | None:
         return os.read(descriptor, _CHUNK) or None
     except BlockingIOError:
         return b""
-
-
-def _environment() -> dict[str, str]:
-    """The daemon's own, less what would change virsh's words, keys, history or output."""
-    inherited = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("LIBVIRT_DEBUG", "LIBVIRT_LOG_", "VIRSH_"))
-    }
-    return inherited | {
-        "LC_ALL": "C",
-        "TERM": "dumb",
-        "INPUTRC": "/dev/null",
-        # Both together: the history size alone would truncate the administrator's file.
-        "VIRSH_HISTSIZE": "0",
-        "XDG_CACHE_HOME": "/dev/null",
-    }

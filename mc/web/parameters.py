@@ -1,7 +1,7 @@
 """The parameters of an action, from the query and from a JSON body."""
 
 import json
-import math
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -14,19 +14,17 @@ Reader = Callable[[Any], object]
 """Turns a parameter's text or JSON value into its value; ValueError says what it must be."""
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 
 
 def seconds(most: float) -> Reader:
     """A reader of a duration between 0 and `most` seconds."""
 
     def read(value: object) -> float:
-        try:
-            number = float(value) if isinstance(value, (str, int, float)) else math.nan
-        except ValueError:
-            number = math.nan
-        if isinstance(value, bool) or not 0 <= number <= most:
+        number = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        if not number or not _NUMBER.fullmatch(str(value)) or float(str(value)) > most:
             raise ValueError(f"a number of seconds between 0 and {most:g}")
-        return number
+        return float(str(value))
 
     return read
 
@@ -83,6 +81,8 @@ def _body() -> dict[str, object]:
         raw = request.rfile.read()
     except TimeoutError as error:
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from error
+    if len(raw) < int(request.headers.get("Content-Length", 0)):
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is shorter than its Content-Length")
     if not raw.strip():
         return {}
     try:

@@ -78,9 +78,7 @@ def problem_of(error: Exception) -> Problem:
         _STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _STATUS_BY_ERROR
     )
     members: dict[str, object] = {}
-    if isinstance(error, WrongState):
-        members |= {"state": error.state, "reason": error.reason}
-    if isinstance(error, Unavailable) and error.sent:
+    if isinstance(error, Unavailable) and error.unknown:
         members["outcome"] = "unknown"
     if error.uuid:
         members["uuid"] = error.uuid

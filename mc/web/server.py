@@ -1,15 +1,20 @@
 """The CherryPy server: one application, started and stopped."""
 
 import logging
+import signal
 import socket
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
 import cherrypy
 from cherrypy import _cprequest
 
 from mc.settings import Settings
 from mc.web.dispatch import Route, RouteDispatcher
-from mc.web.problems import problem_of
+from mc.web.problems import Problem, problem_of
+from mc.web.protocol import http_server
+
+log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 1
 
@@ -21,10 +26,19 @@ class Request(_cprequest.Request):  # type: ignore[misc]
         try:
             self._do_respond(path_info)
         except Exception as error:
-            problem_of(error).respond()
+            problem = problem_of(self._told_apart(error))
+            problem.respond()
             cherrypy.serving.response.finalize()
         finally:
             self.hooks.run("on_end_resource")
+
+    def _told_apart(self, error: Exception) -> Exception:
+        """What CherryPy cannot decode is the client's fault, and 400, whatever it raises."""
+        if self.stage not in ("process_headers", "process_query_string"):
+            return error
+        what = "headers" if self.stage == "process_headers" else "query"
+        detail = getattr(error, "_message", f"the {what} cannot be decoded: {error}")
+        return Problem(HTTPStatus.BAD_REQUEST, detail)
 
 
 class Response(_cprequest.Response):  # type: ignore[misc]
@@ -58,12 +72,19 @@ def serve(
     application.log.access_log.setLevel(logging.WARNING)
     cherrypy.log.error_log.setLevel(logging.WARNING)
     cherrypy.tree.mount(application)
-    cherrypy.engine.signals.subscribe()
+    cherrypy.server.instance = http_server()
     # Before the server's own 25: it waits for its workers, which may wait for libvirt.
     cherrypy.engine.subscribe("stop", on_stop, priority=20)
-    cherrypy.engine.start()
-    on_serving(_url())
-    cherrypy.engine.block()
+    # As Ctrl-C does, also while the engine is still starting.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        cherrypy.engine.start()
+        on_serving(_url())
+        cherrypy.engine.block()
+    except KeyboardInterrupt:
+        log.debug("told to end while starting or ending")
+    finally:
+        cherrypy.engine.exit()
 
 
 def _config(settings: Settings) -> dict[str, object]:

@@ -82,7 +82,7 @@ def latency(folder: Path) -> None:
         seconds = medians(status, _READS)
         row("status at 1000 machines / at 20", f"{seconds[1000] / seconds[20]:.2f}", "<= 1.3")
 
-        session = Session("virsh", uri, time.monotonic() + 10)
+        session = Session("virsh", uri)
         stack.callback(session.close)
 
         def bulk() -> None:
