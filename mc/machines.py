@@ -25,8 +25,9 @@ STATES = (
 
 # virsh tries a reference as a number first (strtol: blanks and a sign may precede), then as a
 # UUID (hyphens and blanks may stand anywhere), then as a name. What it could take for one of the
-# former is looked up in the list.
+# former is looked up in the list, and so is a name that cannot be given to it.
 _LIKE_AN_ID = re.compile(r"\s*[+-]?\d+", re.ASCII)
+_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f]")
 _LIKE_A_UUID = re.compile(r"[\s-]*([0-9a-f][\s-]*){32}", re.ASCII | re.I)
 # libvirt takes no such name, and virsh no such argument.
 _IMPOSSIBLE = re.compile(r"[\0\n/]")
@@ -140,10 +141,14 @@ class Machines:
 
 
 def _ambiguous(reference: str) -> bool:
-    """Whether virsh might take a name for a number or for another machine's UUID."""
+    """Whether virsh might take a name for something else than that name."""
     if _CANONICAL_UUID.fullmatch(reference):
         return False
-    return bool(_LIKE_AN_ID.fullmatch(reference) or _LIKE_A_UUID.fullmatch(reference))
+    return bool(
+        _LIKE_AN_ID.fullmatch(reference)
+        or _LIKE_A_UUID.fullmatch(reference)
+        or _UNSPEAKABLE.search(reference)
+    )
 
 
 def _digits(uuid: str) -> str:

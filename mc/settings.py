@@ -41,7 +41,17 @@ def _uri(value: str) -> str | None:
 
 
 def _absolute(value: str) -> str | None:
-    return None if Path(value).is_absolute() else "must be an absolute path"
+    if Path(value).is_absolute() and "\0" not in value:
+        return None
+    return "must be an absolute path"
+
+
+def _host(value: str) -> str | None:
+    """A name or an address; the system tells whether it is one of this host's."""
+    labels = value.split(".")
+    if re.fullmatch(r"[a-z0-9_.:%-]+", value, re.ASCII | re.I) and max(map(len, labels)) < 64:
+        return None
+    return "must be a host name or an IP address"
 
 
 def _shutdown_mode(value: str) -> str | None:
@@ -62,7 +72,7 @@ class Settings:
     Durations are in seconds, sizes in bytes. Raises `SettingsError` for an impossible value.
     """
 
-    host: str = _setting("server.socket_host", "127.0.0.1", _filled)
+    host: str = _setting("server.socket_host", "127.0.0.1", _host)
     port: int = _setting("server.socket_port", 9001, _between(0, 65535))
     thread_pool: int = _setting("server.thread_pool", 64, _between(2, 1000))
     socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))

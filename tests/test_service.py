@@ -225,6 +225,16 @@ def test_unknown_url_is_not_found(daemon: Daemon, path: str) -> None:
     problem(daemon.get(path), NOT_FOUND)
 
 
+def test_name_cannot_become_a_command(daemon: Daemon) -> None:
+    """Readline would take the two first bytes for `end this line`, and the rest for a command."""
+    (session,) = daemon.children()
+    for verb in ("status", "nmi"):
+        path = f"/service/%01%A3destroy%20vm%20%23/state_controller/{verb}"
+        problem(daemon.get(path), NOT_FOUND)
+    assert daemon.status("vm")["state"] == "running"
+    assert daemon.children() == [session]
+
+
 def test_unknown_verb_is_answered_with_the_verbs_there_are(daemon: Daemon) -> None:
     members = problem(daemon.get("/service/vm/state_controller/explode"), NOT_FOUND)
     assert members["verbs"] == list(VERBS)

@@ -23,7 +23,8 @@ def check_binary(binary: str) -> str:
             capture_output=True,
             timeout=_SECONDS,
             check=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         ).stdout
     except FileNotFoundError as error:
         raise VirshUnusable(

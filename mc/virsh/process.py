@@ -65,4 +65,6 @@ def _environment(uri: str) -> dict[str, str]:
     # libvirtd that virsh starts for the user's own session needs the cache folder.
     starts_libvirtd = uri.endswith(":///session")
     no_history = {} if starts_libvirtd else {"VIRSH_HISTSIZE": "0", "XDG_CACHE_HOME": "/dev/null"}
-    return inherited | no_history | {"LC_ALL": "C", "TERM": "dumb", "INPUTRC": "/dev/null"}
+    # readline breaks the lines that it echoes at the width of the terminal that it believes in.
+    terminal = {"LC_ALL": "C", "TERM": "dumb", "COLUMNS": "80", "INPUTRC": "/dev/null"}
+    return inherited | no_history | terminal

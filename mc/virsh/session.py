@@ -77,7 +77,7 @@ class Session:
         """
         if self.usable:
             out, err = _read(self._stdout), _read(self._stderr)
-            self.usable = out is not None and err is not None and _LOST not in err
+            self.usable = out is not None and err is not None and not _last(_LOST, err)
         return self.usable
 
     def run(self, arguments: Sequence[str], deadline: float) -> bytes:
@@ -101,7 +101,7 @@ class Session:
                 err += self._receive(self._stderr)
         except (BrokenPipeError, EOFError) as error:
             self.usable = False
-            words = message(err) or "virsh has ended"
+            words = message(err + (_read(self._stderr) or b"")) or "virsh has ended"
             raise ConnectionLost(" ".join(arguments), words) from error
         err += _read(self._stderr) or b""
         if err:
@@ -120,15 +120,15 @@ class Session:
         virsh reconnects by itself before a command: a loss that was followed by a reconnection
         came before the command was sent to libvirt, one that was not came during it.
         """
-        if _LOST in err:
+        if _last(_LOST, err):
             self.usable = False
         words = message(err)
         if not words:
             return
-        if _NOT_REGAINED in err:
+        if _last(_NOT_REGAINED, err):
             self.usable = False
             raise Unreachable(words)
-        if err.rfind(_LOST) > err.rfind(_REGAINED):
+        if _last(_LOST, err) > _last(_REGAINED, err):
             raise ConnectionLost(" ".join(arguments), words)
         raise Refused(" ".join(arguments), words)
 
@@ -165,6 +165,14 @@ def message(err: bytes) -> str:
     while lines and not lines[0].startswith(b"error:"):
         del lines[0]
     return ": ".join(decode(line.removeprefix(b"error:").strip()) for line in lines)
+
+
+def _last(notice: bytes, err: bytes) -> int:
+    """Where the last line that begins with a notice stands, counted from 1; 0 if there is none.
+
+    Elsewhere in a line it may be part of a machine's name.
+    """
+    return (b"\n" + err).rfind(b"\n" + notice) + 1
 
 
 def _read(descriptor: int) -> bytes | None:

@@ -1,0 +1,319 @@
+"""The methods of `Virsh` on the embedded test hypervisor: answers, sessions, and the log."""
+
+import fcntl
+import logging
+import os
+import shlex
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from mc.errors import ConnectionLost, NoAnswer, Refused, Stopping, Unreachable
+from mc.virsh import Virsh
+from mc.virsh.commands import Listed
+from tests.hypervisor import STATES, hypervisor, uuid_of
+from tests.lab import processes
+from tests.lab.waiting import until
+
+NAMES = ["web", "a b", "it's", 'a"b', "--help", "x;y #", "ü", "a\u2028b", "$HOME %s \\"]
+
+
+def children() -> set[int]:
+    """Ids of the processes that this one has started and not yet reaped."""
+    files = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for file in files for pid in file.read_text().split()}
+
+
+def open_virsh(uri: str, *, mode: str = "", read: float = 30, act: float = 30) -> Virsh:
+    return Virsh(
+        "virsh",
+        uri,
+        read_sessions=4,
+        action_sessions=2,
+        actions_at_once=8,
+        read_seconds=read,
+        action_seconds=act,
+        shutdown_mode=mode,
+    )
+
+
+@pytest.fixture
+def before() -> set[int]:
+    return children()
+
+
+@pytest.fixture
+def virsh(before: set[int]) -> Iterator[Virsh]:
+    """On libvirt's default test hypervisor, whose only machine, `test`, runs."""
+    with closing(open_virsh("test:///default")) as virsh:
+        yield virsh
+
+
+@pytest.fixture
+def states(tmp_path: Path) -> Iterator[Virsh]:
+    """On a hypervisor that has a machine in each state, called by its state."""
+    with closing(
+        open_virsh(hypervisor(tmp_path / "node.xml", zip(STATES, STATES, strict=True)))
+    ) as virsh:
+        yield virsh
+
+
+def only_child(before: set[int]) -> int:
+    (pid,) = children() - before
+    return pid
+
+
+def unread(pid: int) -> int:
+    """How many bytes wait in a process's standard input."""
+    with Path(f"/proc/{pid}/fd/0").open("rb") as pipe:
+        answer = fcntl.ioctl(pipe, termios.FIONREAD, struct.pack("i", 0))
+    return int(struct.unpack("i", answer)[0])
+
+
+def kill_during(pid: int, command: Callable[[str], object]) -> object:
+    """What a command on the machine `test` returns, whose virsh is killed meanwhile."""
+    processes.freeze(pid)
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(command, "test")
+        until(lambda: unread(pid), 30, "command in the pipe")
+        os.kill(pid, signal.SIGKILL)
+        return future.result(30)
+
+
+def test_one_session_serves_everything(virsh: Virsh, before: set[int]) -> None:
+    """The state of the embedded hypervisor lives in its connection."""
+    virsh.destroy("test")
+    assert virsh.domstate("test") == ("shut off", "destroyed")
+    assert virsh.domstats() == {"test": 5}
+    assert virsh.dominfo("test")["State"] == "shut off"
+    assert [one.id for one in virsh.list_all()] == [None]
+    virsh.start("test")
+    assert virsh.domstate("test") == ("running", "booted")
+    only_child(before)
+
+
+def test_the_one_session_serves_threads_in_turn(virsh: Virsh, before: set[int]) -> None:
+    virsh.domstate("test")
+    pid = only_child(before)
+    with ThreadPoolExecutor(8) as threads:
+        answers = set(threads.map(lambda _: virsh.domstate("test"), range(200)))
+    assert answers == {("running", "unknown")}
+    assert only_child(before) == pid
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nobody", "", "--help", "error: x", "error: Disconnected from x", "\udca3start test #"],
+)
+def test_refused_command_leaves_the_one_session_alone(virsh: Virsh, name: str) -> None:
+    virsh.destroy("test")
+    with pytest.raises(Refused):
+        virsh.domstate(name)
+    with pytest.raises(Refused):
+        virsh.start(name)
+    assert virsh.domstate("test") == ("shut off", "destroyed")
+
+
+def test_close_ends_every_virsh(before: set[int]) -> None:
+    virsh = open_virsh("test:///default")
+    virsh.domstate("test")
+    virsh.close()
+    assert children() == before
+    with pytest.raises(Stopping):
+        virsh.domstate("test")
+
+
+def test_nothing_is_started_before_it_is_needed(before: set[int]) -> None:
+    with closing(open_virsh("test:///default")):
+        assert children() == before
+
+
+def test_read_whose_connection_is_lost_is_repeated(virsh: Virsh, before: set[int]) -> None:
+    virsh.domstate("test")
+    pid = only_child(before)
+    assert kill_during(pid, virsh.domstate) == ("running", "unknown")
+    assert only_child(before) != pid
+
+
+def test_read_after_its_virsh_was_killed_goes_to_another(virsh: Virsh, before: set[int]) -> None:
+    virsh.domstate("test")
+    os.kill(only_child(before), signal.SIGKILL)
+    assert virsh.domstate("test") == ("running", "unknown")
+
+
+def test_action_whose_connection_is_lost_is_not_repeated(
+    virsh: Virsh, before: set[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    virsh.domstate("test")
+    with pytest.raises(ConnectionLost) as caught:
+        kill_during(only_child(before), virsh.destroy)
+    assert caught.value.unknown
+    assert sum("destroy" in message for message in caplog.messages) == 1
+    assert virsh.domstate("test") == ("running", "unknown")
+
+
+def test_read_has_its_own_deadline(before: set[int]) -> None:
+    with closing(open_virsh("test:///default", read=0.5, act=3600)) as virsh:
+        virsh.domstate("test")
+        processes.freeze(only_child(before))
+        with pytest.raises(NoAnswer, match="did not answer 'domstate") as caught:
+            virsh.domstate("test")
+        assert not caught.value.unknown
+
+
+def test_action_has_its_own_deadline(before: set[int]) -> None:
+    with closing(open_virsh("test:///default", read=3600, act=0.5)) as virsh:
+        virsh.domstate("test")
+        processes.freeze(only_child(before))
+        with pytest.raises(
+            NoAnswer, match="did not answer 'destroy --domain test' in time"
+        ) as caught:
+            virsh.destroy("test")
+        assert caught.value.unknown
+
+
+def test_unreachable_libvirt_says_so_for_reads_and_actions(before: set[int]) -> None:
+    with closing(open_virsh("qemu+unix:///session?socket=/nonexistent/sock")) as virsh:
+        for command in (virsh.list_all, virsh.domstats, lambda: virsh.start("test")):
+            with pytest.raises(Unreachable, match="Failed to connect socket to '/nonexistent/"):
+                command()
+    assert children() == before
+
+
+def test_list_has_all_machines(states: Virsh) -> None:
+    ids = {one.name: one.id for one in states.list_all()}
+    assert states.list_all() == [
+        *(Listed(uuid_of(STATES[name] - 1), ids[name], name) for name in ids)
+    ]
+    assert set(ids) == set(STATES)
+    assert [name for name, number in ids.items() if number is None] == ["shut off"]
+    assert sorted(number for number in ids.values() if number) == [1, 2, 3, 4, 5, 6]
+
+
+def test_domstats_has_the_numbers_of_all_states(states: Virsh) -> None:
+    assert states.domstats() == STATES
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_domstate_has_the_word_for_every_state(states: Virsh, state: str) -> None:
+    assert states.domstate(state) == (state, "unknown")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_dominfo_has_the_word_for_every_state(states: Virsh, state: str) -> None:
+    info = states.dominfo(state)
+    assert (info["Name"], info["State"]) == (state, state)
+    assert info["UUID"] == uuid_of(STATES[state] - 1)
+    assert (info["Id"] == "-") == (state == "shut off")
+
+
+def test_hypervisor_without_machines_has_none(tmp_path: Path) -> None:
+    with closing(open_virsh(hypervisor(tmp_path / "node.xml", []))) as virsh:
+        assert (virsh.list_all(), virsh.domstats()) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("method", "before_it", "after_it"),
+    [
+        ("start", "shut off", ("running", "booted")),
+        ("resume", "paused", ("running", "unpaused")),
+        ("shutdown", "running", ("shut off", "shutdown")),
+        ("reboot", "running", ("running", "booted")),
+        ("destroy", "running", ("shut off", "destroyed")),
+        ("destroy", "crashed", ("shut off", "destroyed")),
+    ],
+)
+def test_action_does_what_its_name_says(
+    states: Virsh, method: str, before_it: str, after_it: tuple[str, str]
+) -> None:
+    getattr(states, method)(uuid_of(STATES[before_it] - 1))
+    assert states.domstate(before_it) == after_it
+
+
+def test_graceful_destroy_powers_off(states: Virsh) -> None:
+    states.destroy(uuid_of(0), graceful=True)
+    assert states.domstate("running") == ("shut off", "destroyed")
+
+
+def test_action_that_the_hypervisor_lacks_is_refused_in_its_words(states: Virsh) -> None:
+    with pytest.raises(Refused, match="not supported by the connection driver"):
+        states.dompmwakeup(uuid_of(STATES["pmsuspended"] - 1))
+
+
+def test_action_in_the_wrong_state_is_refused_in_libvirts_words(states: Virsh) -> None:
+    with pytest.raises(Refused, match="Domain is already active"):
+        states.start(uuid_of(0))
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("start", "start --domain test"),
+        ("resume", "resume --domain test"),
+        ("dompmwakeup", "dompmwakeup --domain test"),
+        ("shutdown", "shutdown --domain test"),
+        ("reboot", "reboot --domain test"),
+        ("reset", "reset --domain test"),
+        ("destroy", "destroy --domain test"),
+        ("inject_nmi", "inject-nmi --domain test"),
+        ("domstate", "domstate --domain test --reason"),
+        ("dominfo", "dominfo --domain test"),
+    ],
+)
+def test_log_has_the_command_as_one_types_it(
+    virsh: Virsh, caplog: pytest.LogCaptureFixture, method: str, line: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    try:
+        getattr(virsh, method)("test")
+    except Refused as error:
+        assert error.command == line
+    assert caplog.messages == [f"virsh -c test:///default {line}"]
+
+
+@pytest.mark.parametrize("method", ["shutdown", "reboot"])
+def test_mode_of_asking_is_passed_on(caplog: pytest.LogCaptureFixture, method: str) -> None:
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    # The test hypervisor takes no mode for a shutdown.
+    with closing(open_virsh("test:///default", mode="acpi,agent")) as virsh, suppress(Refused):
+        getattr(virsh, method)("test")
+    assert caplog.messages == [f"virsh -c test:///default {method} --domain test --mode acpi,agent"]
+
+
+def test_nothing_is_logged_above_debug(virsh: Virsh, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    virsh.destroy("test")
+    assert caplog.messages == []
+
+
+def typed(line: str) -> str:
+    """What a command of the log answers an administrator who types it."""
+    done = subprocess.run(shlex.split(line), capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logged_read_typed_again_gives_the_same_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    machines = [("other", "shut off"), (name, "paused")]
+    uri = hypervisor(tmp_path / "it's a node.xml", machines)
+    with closing(open_virsh(uri.replace(" ", "%20"))) as virsh:
+        assert virsh.domstate(name) == ("paused", "unknown")
+        assert virsh.dominfo(name)["UUID"] == uuid_of(1)
+        assert {one.name for one in virsh.list_all()} == {"other", name}
+        assert virsh.domstats() == {"other": 5, name: 3}
+    domstate, dominfo, listing, domstats = map(typed, caplog.messages)
+    assert domstate.strip() == "paused (unknown)"
+    assert f" {name}\nUUID:           {uuid_of(1)}\n" in dominfo
+    assert f"{uuid_of(1)} 1 {name}\n" in listing
+    assert f"Domain: '{name}'\n  state.state=3\n" in domstats

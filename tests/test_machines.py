@@ -1,0 +1,160 @@
+"""Listing machines, and finding the one that is meant."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mc.errors import NoSuchMachine, Unreachable
+from mc.machines import STATES, Machine, Machines, Status
+from mc.virsh import Virsh
+from tests.hypervisor import STATES as NUMBERS
+from tests.hypervisor import hypervisor, uuid_of
+
+ON = [state for state in NUMBERS if state != "shut off"]
+
+
+def open_virsh(uri: str) -> Virsh:
+    return Virsh(
+        "virsh",
+        uri,
+        read_sessions=1,
+        action_sessions=1,
+        actions_at_once=1,
+        read_seconds=30,
+        action_seconds=30,
+    )
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """A machine in each state, called by its state; libvirt numbers those that are on from 1."""
+    file = tmp_path_factory.mktemp("machines") / "node.xml"
+    with closing(open_virsh(hypervisor(file, zip(NUMBERS, NUMBERS, strict=True)))) as virsh:
+        yield Machines(virsh)
+
+
+def uuid_in(state: str) -> str:
+    return uuid_of(NUMBERS[state] - 1)
+
+
+def test_list_is_sorted_by_name(machines: Machines) -> None:
+    assert [machine.name for machine in machines.list_all()] == sorted(NUMBERS)
+
+
+def test_list_tells_of_every_machine_what_finding_it_tells(machines: Machines) -> None:
+    found = [machines.find(name) for name in sorted(NUMBERS)]
+    assert machines.list_all() == [Machine(one.id, one.name, one.uuid, one.state) for one in found]
+
+
+def test_machine_of_a_file_is_persistent(machines: Machines) -> None:
+    assert machines.find("running").persistent
+
+
+@pytest.mark.parametrize("state", NUMBERS)
+def test_machine_in_every_state_is_found(machines: Machines, state: str) -> None:
+    machine = machines.find(state)
+    assert (machine.name, machine.uuid, machine.state) == (state, uuid_in(state), state)
+
+
+@pytest.mark.parametrize("state", NUMBERS)
+def test_status_of_every_state(machines: Machines, state: str) -> None:
+    assert machines.status(state) == Status(state, "unknown")
+
+
+def test_machine_that_is_off_has_no_number(machines: Machines) -> None:
+    assert machines.find("shut off").id is None
+
+
+def test_machines_that_are_on_have_numbers(machines: Machines) -> None:
+    assert sorted(machines.find(state).id or 0 for state in ON) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_power_is_off_only_when_shut_off(state: str) -> None:
+    power = "off" if state == "shut off" else "on"
+    assert Machine(None, "x", uuid_of(0), state).power == power
+    assert Status(state, "unknown").power == power
+
+
+def test_words_of_states_stand_at_their_numbers() -> None:
+    assert {word: STATES.index(word) for word in NUMBERS} == NUMBERS
+
+
+UUID = uuid_in("paused")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *(UUID, UUID.upper(), UUID.capitalize(), UUID.replace("-", "")),
+        *(UUID.replace("-", "").upper(), UUID.replace("-", "", 2)),
+    ],
+)
+def test_machine_is_found_by_its_uuid_in_any_form(machines: Machines, reference: str) -> None:
+    assert machines.find(reference).name == "paused"
+    assert machines.status(reference).state == "paused"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("nobody", "Paused", "paused ", " paused", "pause", "paused\0", "paused\n", "paused/"),
+        *("", "/", "\n", "\0", ".", "..", " ", "\t", "*", "%", "'", "--help", "ü", "\udcff"),
+        *("1", "2", "0", "-1", "+1", " 1", "\t1", "01", "0x1", "1e0", "9" * 40, "\u0661"),
+        *(uuid_of(99), uuid_of(99).replace("-", ""), UUID[:-1], f"{UUID}0", f"{{{UUID}}}"),
+        *("x" * 200, "x" * 4096, "x" * 10_240, "'" * 10_240, "'" * 4096, "ü" * 4096, "🖥" * 4096),
+        *(
+            "error: Disconnected from qemu:///system due to end of file",
+            "\x01\udca3destroy paused #",
+        ),
+    ],
+)
+def test_what_no_machine_is_called_finds_none(machines: Machines, reference: str) -> None:
+    with pytest.raises(NoSuchMachine) as caught:
+        machines.find(reference)
+    assert caught.value.reference == reference
+    with pytest.raises(NoSuchMachine):
+        machines.status(reference)
+    assert machines.status("paused").state == "paused"
+
+
+def test_hypervisor_without_machines_has_none(tmp_path: Path) -> None:
+    with closing(open_virsh(hypervisor(tmp_path / "node.xml", []))) as virsh:
+        assert Machines(virsh).list_all() == []
+        with pytest.raises(NoSuchMachine):
+            Machines(virsh).find("x")
+
+
+def test_libvirt_that_is_away_is_not_a_missing_machine() -> None:
+    with closing(open_virsh("qemu+unix:///session?socket=/nonexistent/sock")) as virsh:
+        for ask in (Machines(virsh).find, Machines(virsh).status):
+            for reference in ("x", "5", UUID):
+                with pytest.raises(Unreachable):
+                    ask(reference)
+        with pytest.raises(Unreachable):
+            Machines(virsh).list_all()
+
+
+def test_machine_that_is_called_by_a_number_beats_the_machine_of_that_number(
+    tmp_path: Path,
+) -> None:
+    uri = hypervisor(tmp_path / "node.xml", [("2", "running"), ("1", "paused"), ("x", "crashed")])
+    with closing(open_virsh(uri)) as virsh:
+        machines = Machines(virsh)
+        assert [machines.find(name).name for name in ("1", "2")] == ["1", "2"]
+        assert [machines.status(name).state for name in ("1", "2")] == ["paused", "running"]
+        with pytest.raises(NoSuchMachine):
+            machines.find("3")
+
+
+def test_thousand_machines(tmp_path: Path) -> None:
+    expected = {f"vm {number}": list(NUMBERS)[number % len(NUMBERS)] for number in range(1000)}
+    with closing(open_virsh(hypervisor(tmp_path / "node.xml", expected.items()))) as virsh:
+        machines = Machines(virsh)
+        listed = machines.list_all()
+        assert machines.find("vm 999").uuid == uuid_of(999)
+    assert [machine.name for machine in listed] == sorted(expected)
+    assert {machine.name: machine.state for machine in listed} == expected
+    assert {machine.uuid for machine in listed} == {uuid_of(number) for number in range(1000)}

@@ -1,0 +1,255 @@
+"""Every setting: its default, its type, its limits, and the file that it comes from."""
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mc import settings
+from mc.errors import SettingsError
+from mc.settings import Settings, key_of
+
+FIELDS = {key_of(one): one for one in fields(Settings)}
+
+# For each setting: values that it takes beside its default, and values that it must refuse.
+GOOD: dict[str, list[object]] = {
+    "server.socket_host": ["127.0.0.2", "::1", "localhost", "mc.example.org"],
+    "server.socket_port": [0, 1, 80, 65535],
+    "server.thread_pool": [2, 1000],
+    "server.socket_queue_size": [1, 65535],
+    "server.socket_timeout": [1, 1.5, 3600],
+    "server.max_request_header_size": [1024, 1 << 20],
+    "server.max_request_body_size": [1024, 1 << 20],
+    "log.level": ["debug", "info", "warning", "error"],
+    "libvirt.uri": [
+        *("test:///default", "test:///a/b.xml", "qemu:///session", "qemu+ssh://root@host/system"),
+        *("qemu+unix:///session?socket=/run/s", "xen:///", "esx://h/?no_verify=1", "lxc:///"),
+        *("qemu+ssh://[::1]:22/system", "my-alias", "alias_2"),
+    ],
+    "libvirt.virsh": ["/usr/bin/virsh", "virsh-10", "/opt/my virsh"],
+    "libvirt.read_sessions": [1, 64],
+    "libvirt.action_sessions": [1, 64],
+    "libvirt.read_seconds": [0.1, 1, 600],
+    "libvirt.action_seconds": [0.1, 1, 3600.0],
+    "libvirt.shutdown_mode": ["", "acpi", "agent", "acpi,agent", "initctl,signal,paravirt"],
+    "service.state_words": ["libvirt", "power"],
+    "service.turn_seconds": [0, 0.5, 3600],
+    "boot.backup_dir": ["/", "/var/backups", "/a b/ü"],
+    "boot.grace_seconds": [0, 0.5, 600],
+}
+IMPOSSIBLE: dict[str, list[object]] = {
+    "server.socket_host": ["", " ", "a\nb", "a\0b"],
+    "server.socket_port": [-1, 65536, 10**30],
+    "server.thread_pool": [0, 1, 1001, -40],
+    "server.socket_queue_size": [0, 65536],
+    "server.socket_timeout": [0, 0.99, 3601],
+    "server.max_request_header_size": [0, 1023, (1 << 20) + 1],
+    "server.max_request_body_size": [0, 1023, (1 << 20) + 1],
+    "log.level": ["", "INFO", "verbose", "critical"],
+    "libvirt.uri": ["", " ", "qemu:", "qemu:///a b", "qemu:///a\n", "a b", "://x", "qemu+:///x"],
+    "libvirt.virsh": ["", "\t", "vir\0sh", "virsh\n"],
+    "libvirt.read_sessions": [0, 65, -1],
+    "libvirt.action_sessions": [0, 65, -1],
+    "libvirt.read_seconds": [0, 0.09, 600.1, -1],
+    "libvirt.action_seconds": [0, 0.09, 3600.1],
+    "libvirt.shutdown_mode": ["reset", "acpi,", "acpi agent", "ACPI", "none", "--help"],
+    "service.state_words": ["", "on", "Libvirt", "LIBVIRT"],
+    "service.turn_seconds": [-0.1, 3601],
+    "boot.backup_dir": ["", "backups", "./backups", "~/backups", "/a\0b"],
+    "boot.grace_seconds": [-1, 601],
+}
+NO_NUMBERS: list[object] = [
+    "1",
+    "1.0",
+    "False",
+    "",
+    True,
+    False,
+    None,
+    [1],
+    (1,),
+    {"a": 1},
+    1j,
+    b"1",
+]
+NO_TEXTS: list[object] = [1, 1.5, True, False, None, ["x"], ("x",), b"x", {"x": 1}]
+OF_WRONG_TYPE: dict[Any, list[object]] = {
+    int: [*NO_NUMBERS, 1.0, 9.5],
+    float: [*NO_NUMBERS, float("nan"), float("inf"), float("-inf")],
+    str: NO_TEXTS,
+}
+
+
+def cases(table: dict[str, list[object]]) -> list[tuple[str, object]]:
+    return [(key, value) for key, values in table.items() for value in values]
+
+
+def wrong_types() -> list[tuple[str, object]]:
+    return [(key, value) for key, one in FIELDS.items() for value in OF_WRONG_TYPE[one.type]]
+
+
+def value_of(chosen: Settings, key: str) -> Any:
+    return getattr(chosen, FIELDS[key].name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "libvirt_mc.conf"
+
+
+def load(file: Path, text: str) -> Settings:
+    file.write_text(text, "utf-8")
+    return settings.load(file, {})
+
+
+def test_defaults_are_valid() -> None:
+    assert Settings() == settings.load(None, {})
+
+
+def test_every_setting_is_tried() -> None:
+    assert set(GOOD) == set(IMPOSSIBLE) == set(FIELDS)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("key", "value"), cases(GOOD))
+def test_possible_value_is_taken(key: str, value: object) -> None:
+    assert value_of(settings.load(None, {key: value}), key) == value
+
+
+@pytest.mark.parametrize(("key", "value"), cases(GOOD))
+def test_possible_value_is_read_from_the_file(file: Path, key: str, value: object) -> None:
+    assert value_of(load(file, f"[global]\n{key} = {value!r}\n"), key) == value
+
+
+@pytest.mark.parametrize(("key", "value"), cases(IMPOSSIBLE))
+def test_impossible_value_is_refused(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match="must") as caught:
+        settings.load(None, {key: value})
+    assert (caught.value.key, caught.value.value) == (key, value)
+    assert str(caught.value).startswith(f"{key} = {value!r}: must ")
+
+
+@pytest.mark.parametrize(("key", "value"), wrong_types())
+def test_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(None, {key: value})
+    assert str(caught.value).startswith(f"{key} = {value!r}: must be ")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "float('inf')", "9001 + 1"])
+def test_number_that_is_none_is_refused_in_the_file(file: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"^libvirt\.read_seconds = "):
+        load(file, f"[global]\nlibvirt.read_seconds = {value}\n")
+
+
+@pytest.mark.parametrize("key", ["libvirt.url", "uri", "Libvirt.uri", "libvirt.uri ", "tools.x.on"])
+def test_unknown_key_is_refused(key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(None, {key: "test:///default"})
+    assert str(caught.value) == f"{key} = 'test:///default': there is no such setting"
+
+
+def test_unknown_key_in_the_file_is_refused(file: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^server\.socket_prot = 80: there is no such setting"):
+        load(file, "[global]\nserver.socket_prot = 80\n")
+
+
+@pytest.mark.parametrize("value", ["qemu:///system", "a b", "'x", "print(1)", "", "x = 1"])
+def test_text_without_quotes_is_refused(file: Path, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"[global]\nlibvirt.uri = {value}\n")
+    assert str(caught.value) == (
+        f"libvirt.uri = {value!r}: must be a Python literal; text needs quotes"
+    )
+
+
+@pytest.mark.parametrize("value", ["{[]: 1}", "-" * 5000 + "1", "'\\x'", "1" * 5000, "'a\0b'"])
+def test_literal_that_python_cannot_make_is_refused(file: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"^libvirt\.uri = "):
+        load(file, f"[global]\nlibvirt.uri = {value}\n")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "[global]\n", "[global]\n; nothing\n"])
+def test_file_that_sets_nothing_leaves_the_defaults(file: Path, text: str) -> None:
+    assert load(file, text) == Settings()
+
+
+def test_comments_are_no_values(file: Path) -> None:
+    text = "# a\n[global]\n; b\nserver.socket_port = 1 # c\nlibvirt.uri = 'test:///a#b' # d\n"
+    chosen = load(file, text)
+    assert (chosen.port, chosen.uri) == (1, "test:///a#b")
+
+
+def test_percent_sign_means_itself(file: Path) -> None:
+    text = "[global]\nlibvirt.uri = 'qemu+ssh://h/system?keyfile=%(x)s%2F'\n"
+    assert load(file, text).uri == "qemu+ssh://h/system?keyfile=%(x)s%2F"
+
+
+def test_file_is_utf_8(file: Path) -> None:
+    assert load(file, "[global]\nboot.backup_dir = '/ü/测试'\n").backup_dir == "/ü/测试"
+
+
+@pytest.mark.parametrize("section", ["Global", "GLOBAL", "/", "/service", "DEFAULT", "globals"])
+def test_other_section_is_refused(file: Path, section: str) -> None:
+    """Its settings would be ignored, and nobody would notice."""
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"[{section}]\nserver.socket_port = 80\n")
+    assert f"[{section}]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("server.socket_port = 80\n", "no section headers"),
+        ("[global]\nserver.socket_port\n", "parsing errors"),
+        ("[global]\nserver.socket_port: 80\n", "parsing errors"),
+        ("[global]\nlog.level = 'info'\nlog.level = 'error'\n", "already exists"),
+        ("[global]\n[global]\n", "already exists"),
+        ("[global\n", "no section headers"),
+    ],
+)
+def test_file_of_another_form_is_refused(file: Path, text: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason) as caught:
+        load(file, text)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_not_utf_8_is_refused(file: Path) -> None:
+    file.write_bytes(b"[global]\nboot.backup_dir = '/\xfc'\n")
+    with pytest.raises(SettingsError, match="utf-8"):
+        settings.load(file, {})
+
+
+def test_missing_file_is_an_error_of_the_system(file: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="libvirt_mc"):
+        settings.load(file, {})
+
+
+def test_command_line_wins(file: Path) -> None:
+    file.write_text("[global]\nlibvirt.uri = 'test:///file'\nlog.level = 'debug'\n")
+    chosen = settings.load(file, {"libvirt.uri": "test:///line"})
+    assert (chosen.uri, chosen.log_level) == ("test:///line", "debug")
+
+
+def test_command_line_does_not_save_a_file_that_is_wrong_elsewhere(file: Path) -> None:
+    file.write_text("[global]\nlog.level = 1\n")
+    with pytest.raises(SettingsError, match=r"^log\.level = 1: "):
+        settings.load(file, {"libvirt.uri": "test:///line"})
+
+
+@pytest.mark.parametrize(("threads", "actions"), [(2, 1), (5, 4), (40, 32), (1000, 800)])
+def test_some_threads_are_left_for_reading(threads: int, actions: int) -> None:
+    assert Settings(thread_pool=threads).actions_at_once == actions
+
+
+@pytest.mark.parametrize(
+    ("level", "number"), [("debug", 10), ("info", 20), ("warning", 30), ("error", 40)]
+)
+def test_log_level_is_one_of_pythons(level: str, number: int) -> None:
+    assert Settings(log_level=level).logging_level == number
