@@ -42,6 +42,14 @@ class WrongState(ControllerError):
         self.reason = reason
 
 
+class CannotBoot(ControllerError):
+    """Raised if a machine's boot order cannot be set as asked, or it has none; says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Busy(ControllerError):
     """Raised if too many actions on the same machine come first, or take too long."""
 
@@ -56,6 +64,19 @@ class TooManyActions(ControllerError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} actions are under way already, the most that are allowed")
         self.limit = limit
+
+
+class NotConfigurable(ControllerError):
+    """Raised if what a machine boots next cannot be set at all."""
+
+
+class BackupFailed(ControllerError):
+    """Raised if a backup could not be written; nothing was changed."""
+
+    def __init__(self, folder: str, words: str) -> None:
+        super().__init__(f"no backup could be written to {folder}, so nothing was changed: {words}")
+        self.folder = folder
+        self.words = words
 
 
 class Refused(ControllerError):
