@@ -1,0 +1,133 @@
+"""Backups of domain XML: whole files, never overwritten, in a folder that is nobody else's."""
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+from mc.errors import BackupFailed
+from mc.virsh.quoting import encode
+
+log = logging.getLogger(__name__)
+
+_DATE = "%Y%m%dT%H%M%S.%fZ"
+_TEMPORARY = ".writing-"
+# Seconds after which a file of that name is what a crash has left.
+_STALE = 3600
+# What a name may take of the 255 bytes that a file system gives to a file name.
+_LONGEST_NAME = 180
+
+
+class Backups:
+    """Keeps `NAME.xml.DATE.backup` files, each a complete domain XML for `virsh define`.
+
+    Of each machine the first backup and the `kept` newest ones stay.
+    """
+
+    def __init__(self, folder: Path, kept: int) -> None:
+        self._folder = folder
+        self._kept = kept
+
+    def save(self, name: str, xml: str) -> Path:
+        """Write a backup of the machine of this name; it is on disk when this returns.
+
+        The caller holds the machine's turn. Raises `BackupFailed` if it cannot be written; then
+        no part of it is left.
+        """
+        stem = file_stem(name)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            earlier = self._of(stem)
+            path = self._folder / f"{stem}{_next_date(earlier, stem)}.backup"
+            self._write(path, encode(xml))
+        except OSError as error:
+            raise BackupFailed(str(self._folder), error.strerror or str(error)) from error
+        self._prune([*earlier, path])
+        return path
+
+    def _of(self, stem: str) -> list[Path]:
+        """The backups of one machine, the oldest first."""
+        return sorted(
+            path
+            for path in self._folder.iterdir()
+            if path.name.startswith(stem) and _date_of(path, stem) is not None
+        )
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """A crash leaves a whole file or none, and a file that exists is never replaced."""
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # Unlike a rename, a link refuses to replace.
+            os.link(temporary, path)
+        finally:
+            Path(temporary).unlink()
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _prune(self, backups: list[Path]) -> None:
+        """Remove all but the first and the newest; what cannot be removed is only logged."""
+        old = backups[1 : max(1, len(backups) - self._kept)]
+        for path in [*old, *self._left_behind()]:
+            try:
+                path.unlink()
+            except OSError as error:
+                log.warning("an old backup stays: %s: %s", path, error)
+
+    def _left_behind(self) -> list[Path]:
+        """Files that were being written when a daemon was killed."""
+        return [path for path in self._folder.glob(f"{_TEMPORARY}*") if _age(path) > _STALE]
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 for one that is gone, as temporary files soon are."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
+
+
+def file_stem(name: str) -> str:
+    """The beginning of a machine's backup files: names cannot leave the folder, nor clash.
+
+    >>> file_stem("web-1")
+    'web-1.xml.'
+    >>> file_stem("../a b")
+    '%2E.%2Fa%20b.xml.'
+    """
+    safe = quote(encode(name), safe="")
+    if safe.startswith("."):
+        safe = "%2E" + safe[1:]
+    if len(safe) > _LONGEST_NAME:
+        digest = hashlib.sha256(encode(name)).hexdigest()[:32]
+        safe = f"{safe[: _LONGEST_NAME - len(digest) - 1]}~{digest}"
+    return f"{safe}.xml."
+
+
+def _next_date(earlier: list[Path], stem: str) -> str:
+    """Now, or just after the newest backup if the clock has not come so far or was put back."""
+    now = datetime.now(UTC)
+    newest = _date_of(earlier[-1], stem) if earlier else None
+    if newest is not None and newest >= now:
+        now = newest + timedelta(microseconds=1)
+    return now.strftime(_DATE)
+
+
+def _date_of(path: Path, stem: str) -> datetime | None:
+    """When a backup was made; None for a file that is none of this machine's."""
+    try:
+        return datetime.strptime(path.name, f"{stem.replace('%', '%%')}{_DATE}.backup").replace(
+            tzinfo=UTC
+        )
+    except ValueError:
+        return None

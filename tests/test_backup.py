@@ -1,0 +1,118 @@
+"""Backups: whole, private, never overwritten, the first one kept for ever."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mc.boot.backup import Backups, file_stem
+from mc.errors import BackupFailed
+
+XML = "<domain type='test'><name>vm</name><graphics passwd='geheim ü'/></domain>\n"
+
+
+def test_backup_is_the_whole_xml_and_private(tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "backups"
+    path = Backups(folder, 10).save("vm", XML)
+    assert path.read_text("utf-8") == XML
+    assert path.name.startswith("vm.xml.2") and path.name.endswith("Z.backup")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert list(folder.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "../../etc/passwd", "/etc/passwd", "a/b", "-rf", "a b", "ü", "\r\x1b", "%2F", "%d",
+     "x" * 255, "ü" * 255, "a\udcffb", "vm.xml.20260101T000000.000000Z.backup", ".hidden"],
+)  # fmt: skip
+def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "inner"
+    backups = Backups(folder, 10)
+    paths = [backups.save(name, XML), backups.save(name, XML)]
+    assert sorted(folder.iterdir()) == paths
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not any(path.name.startswith(".") for path in paths)
+
+
+def test_names_do_not_clash() -> None:
+    names = ["vm", "vm.xml", "vm.xml.", "VM", "v%6D", "v m", "x" * 300, "x" * 301, "ü" * 200]
+    assert len({file_stem(name) for name in names}) == len(names)
+
+
+def test_first_and_newest_stay(tmp_path: Path) -> None:
+    backups = Backups(tmp_path, 3)
+    paths = [backups.save("vm", f"{XML}{number}") for number in range(8)]
+    other = backups.save("vm2", XML)
+    assert sorted(tmp_path.iterdir()) == sorted([paths[0], *paths[-3:], other])
+    assert paths == sorted(paths)
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    strangers = [tmp_path / "vm.xml.backup", tmp_path / "vm.xml.old.backup", tmp_path / "notes"]
+    for path in strangers:
+        path.write_text("mine")
+    backups = Backups(tmp_path, 1)
+    for _ in range(4):
+        backups.save("vm", XML)
+    assert all(path.read_text() == "mine" for path in strangers)
+
+
+def test_what_a_crash_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    (stale, fresh) = (tmp_path / ".writing-1", tmp_path / ".writing-2")
+    for path in (stale, fresh):
+        path.write_text("half")
+    os.utime(stale, (0, 0))
+    backup = Backups(tmp_path, 1).save("vm", XML)
+    assert sorted(tmp_path.iterdir()) == sorted([fresh, backup])
+
+
+def test_clock_that_was_put_back_does_not_unseat_the_first(tmp_path: Path) -> None:
+    ahead = tmp_path / "vm.xml.29990101T000000.000000Z.backup"
+    ahead.write_text("first")
+    paths = [Backups(tmp_path, 1).save("vm", XML) for _ in range(3)]
+    assert sorted(tmp_path.iterdir()) == [ahead, paths[-1]]
+    assert all(path.name > ahead.name for path in paths)
+
+
+def test_nothing_is_overwritten_by_many_at_once(tmp_path: Path) -> None:
+    backups = Backups(tmp_path, 1000)
+    with ThreadPoolExecutor(8) as threads:
+        paths = list(threads.map(lambda n: backups.save(f"vm-{n % 8}", f"{n}"), range(200)))
+    assert sorted(path.read_text() for path in paths) == sorted(str(n) for n in range(200))
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackupFailed, match="Not a directory") as caught:
+        Backups(tmp_path / "file" / "backups", 1).save("vm", XML)
+    assert caught.value.folder == str(tmp_path / "file" / "backups")
+
+
+_SAVE_ON_A_SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from mc.boot.backup import Backups
+from mc.errors import BackupFailed
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    Backups(Path(sys.argv[1]), 1).save("vm", "x" * 5000)
+except BackupFailed as error:
+    print(error)
+"""
+
+
+def test_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the write fails half-way."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SAVE_ON_A_SMALL_DISK, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "File too large" in done.stdout
+    assert list(tmp_path.iterdir()) == []
