@@ -11,8 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Key, Laboratory, Machine, VirshError, boot_sector, processes, until
-from tests.lab.domain_xml import Boot, Chipset
+from tests.lab import (
+    Cdrom,
+    Disk,
+    Key,
+    Laboratory,
+    Machine,
+    Nic,
+    VirshError,
+    boot_sector,
+    processes,
+    until,
+)
+from tests.lab.boot_device import BootDevice, Chipset
+from tests.lab.domain_xml import Boot
+from tests.lab.guest import banners
+from tests.lab.option_rom import option_rom
 
 ODD_NAMES = ["5", "--help", "a b", "x;y'\"&<>\\", "ünïcödé", "#", "a\tb"]
 
@@ -21,6 +35,11 @@ SECOND_DISK = """
   <driver name='qemu' type='raw'/><source file='{path}'/><target dev='hdb' bus='ide'/>
 </disk>
 """
+
+TWO_PLACES = {
+    "os": ("<boot dev='hd'/>", "<boot dev='network'/>"),
+    "device": ("<boot order='1'/>", "<boot order='2'/>"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +194,111 @@ def test_second_disk_is_written(lab: Laboratory) -> None:
     machine.destroy()
     with disk.open("rb") as stream:
         assert stream.read(512).endswith(b"\x55\xaa")
+
+
+def test_banners_are_whole_lines() -> None:
+    assert banners("booted disk\nreboot\npower bubooted a b\nboo") == ["disk", "a b"]
+    assert banners("booted dibooted disk\nbooted ne") == ["disk"]
+
+
+def test_option_rom_has_what_a_firmware_checks() -> None:
+    rom = option_rom(0x8086, 0x100E, boot_sector())
+    pci, pnp = (int.from_bytes(rom[place : place + 2], "little") for place in (0x18, 0x1A))
+    assert rom.startswith(b"\x55\xaa")
+    assert len(rom) == rom[2] * 512
+    assert rom[pci : pci + 8] == b"PCIR\x86\x80\x0e\x10"
+    assert rom[pnp : pnp + 4] == b"$PnP"
+    assert [sum(part) % 256 for part in (rom, rom[pnp : pnp + 32])] == [0, 0]
+
+
+@pytest.mark.parametrize(("chipset", "boot"), [("pc", "os"), ("q35", "device")])
+def test_guest_from_the_network_obeys(lab: Laboratory, chipset: Chipset, boot: Boot) -> None:
+    machine = lab.define(
+        f"network {chipset} {boot}",
+        machine=chipset,
+        add=[Nic()],
+        boot=boot,
+        boot_order=["network", "disk"],
+    )
+    machine.boot()
+    machine.press(Key.REBOOT)
+    machine.wait_for_boots("network", "network")
+    machine.virsh("shutdown")
+    machine.wait_for_state("shut off (shutdown)")
+    assert machine.serial() == "booted network\nreboot\nbooted network\npower button\n"
+
+
+def swapped(text: str, one: str, other: str) -> str:
+    return other.join(part.replace(other, one) for part in text.split(one))
+
+
+@pytest.mark.parametrize("boot", ["os", "device"])
+def test_new_order_waits_for_a_new_qemu(lab: Laboratory, boot: Boot) -> None:
+    name = f"reordered {boot}"
+    machine = lab.define(name, add=[Nic()], boot=boot, boot_order=["disk", "network"])
+    machine.boot()
+    machine.redefine(swapped(machine.xml(), *TWO_PLACES[boot]))
+    machine.press(Key.REBOOT)
+    machine.wait_for_boots("disk", "disk")
+    machine.destroy()
+    machine.boot()
+    assert machine.booted == ["disk", "disk", "network"]
+
+
+@pytest.mark.parametrize(
+    ("chipset", "banner"),
+    [("pc", "disk2"), ("pc", "cdrom"), ("q35", "disk2"), ("q35", "cdrom")],
+)
+def test_every_device_boots(lab: Laboratory, chipset: Chipset, banner: str) -> None:
+    machine = lab.define(
+        f"{banner} of {chipset}",
+        machine=chipset,
+        add=[Nic(), Cdrom(), Disk("disk2")],
+        boot="device",
+        boot_order=[banner, "network", "disk"],
+    )
+    machine.boot()
+    assert machine.booted == [banner]
+
+
+def test_nic_without_rom_is_skipped(lab: Laboratory) -> None:
+    machine = lab.define(
+        "three cards",
+        add=[Nic("mute", rom="none"), Nic("first"), Nic("second")],
+        boot="device",
+        boot_order=["mute", "second", "first", "disk"],
+    )
+    machine.boot()
+    assert machine.booted == ["second"]
+
+
+def test_network_boot_by_dhcp_and_tftp(lab: Laboratory) -> None:
+    machine = lab.define("ipxe", add=[Nic(rom="ipxe")], boot_order=["network", "disk"])
+    machine.boot()
+    machine.virsh("shutdown")
+    machine.wait_for_state("shut off (shutdown)")
+    assert machine.serial() == "booted network\npower button\n"
+
+
+@pytest.mark.parametrize(
+    ("add", "order", "why"),
+    [
+        ([Nic(), Nic()], ["network"], "two devices have the same banner"),
+        ([], ["network"], "no device has the banner 'network'"),
+        ([Nic(), Nic("lan")], ["lan"], "'lan' is not the first device of its kind"),
+        ([Nic(rom="ipxe"), Nic("lan", rom="ipxe")], ["lan"], "only one network card"),
+    ],
+)
+def test_impossible_boot_order_is_refused(
+    lab: Laboratory, add: list[BootDevice], order: list[str], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        lab.define("impossible", add=add, boot_order=order)
+
+
+def test_boot_from_another_device_is_an_error(machine: Machine) -> None:
+    with pytest.raises(AssertionError, match=r"booted from \['disk'\], not from \['network'\]"):
+        machine.wait_for_boots("network")
 
 
 def test_elements_and_qemu_arguments_reach_libvirt(lab: Laboratory) -> None:

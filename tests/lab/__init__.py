@@ -1,6 +1,6 @@
 """A laboratory for the tests: real libvirt and QEMU, private, without KVM, gone afterwards.
 
-    from tests.lab import Key, Laboratory
+    from tests.lab import Key, Laboratory, Nic
 
     with Laboratory() as lab:
         machine = lab.define("alpha", banner="disk", machine="q35")
@@ -14,11 +14,16 @@
         lab.libvirtd.kill()                         # machines survive it
         lab.libvirtd.start()
         print(lab.uri, lab.virsh("list", "--all"))
+        both = lab.define("beta", add=[Nic()], boot="device", boot_order=["network", "disk"])
+        both.boot()                                 # `booted network`
+        print(both.booted)                          # ["network"]
 
-It needs the Debian packages libvirt-clients, libvirt-daemon, libvirt-daemon-driver-qemu,
-qemu-system-x86 and seabios. `python -m tests.lab` keeps one open to play with.
+It needs the Debian packages libvirt-clients, libvirt-daemon, libvirt-daemon-driver-qemu and
+qemu-system-x86, which brings the firmware: seabios and ipxe-qemu. `python -m tests.lab` keeps one
+open to play with.
 """
 
+from tests.lab.boot_device import Cdrom, Disk, Nic
 from tests.lab.guest import Key, banner_line, boot_sector
 from tests.lab.laboratory import Laboratory
 from tests.lab.libvirtd import Libvirtd
@@ -27,10 +32,13 @@ from tests.lab.virsh import Virsh, VirshError
 from tests.lab.waiting import until
 
 __all__ = [
+    "Cdrom",
+    "Disk",
     "Key",
     "Laboratory",
     "Libvirtd",
     "Machine",
+    "Nic",
     "Virsh",
     "VirshError",
     "banner_line",

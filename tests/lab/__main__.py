@@ -4,7 +4,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from tests.lab import Key, Laboratory
+from tests.lab import Key, Laboratory, Nic
 
 USAGE = """\
 {uri}
@@ -28,13 +28,14 @@ def main() -> None:
             lab.define("deaf", obeys_button=False),
             lab.define("q35", machine="q35", boot="device"),
             lab.define("failing-disk", failing_disk=True),
+            lab.define("network-first", add=[Nic()], boot_order=["network", "disk"]),
         ]
         for machine in machines[:2]:
             machine.start()
         usage = USAGE.format(
             uri=lab.uri,
             keys=", ".join(f"{key} {key.name.lower()}" for key in Key),
-            machines="\n".join(f"{each.name:12} {each.disk.parent}" for each in machines),
+            machines="\n".join(f"{each.name:13} {each.disk.parent}" for each in machines),
         )
         print(usage, flush=True)
         if not sys.stdin.readline():

@@ -1,17 +1,15 @@
 """The XML of a laboratory machine: no device that the guest leaves unused, to start fast."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Literal
 
-Chipset = Literal["pc", "q35"]
-Boot = Literal["os", "device"]
+from tests.lab.boot_device import DRIVES, BootDevice, Chipset, Nic
 
-BUS = {"pc": ("ide", "hda"), "q35": ("sata", "sda")}
-"""The disk bus that each chipset has built in, and the first disk's name on it."""
+Boot = Literal["os", "device"]
 
 BLOCK_FAULT = {
     "driver": "blkdebug",
@@ -35,31 +33,46 @@ FAILING_DISK = (
 class Domain:
     """What is asked of a machine; the three last fields are XML or arguments passed on as they are.
 
+    boot_devices: in document order, each with its file; no two have the same banner.
     boot: `os` gives `<os><boot dev='hd'/></os>`, `device` gives `<boot order='1'/>` in the disk.
+    boot_order: banners of the devices to try. The firmware tries no others.
     memory: MiB.
-    failing_disk: adds a second disk whose writes fail, which pauses the machine (I/O error).
+    failing_disk: adds one more disk whose writes fail, which pauses the machine (I/O error).
+    emulator: instead of libvirt's choice; environment: QEMU's.
     devices: more elements of `<devices>`; elements: more elements of `<domain>`.
     qemu_arguments: more arguments of QEMU (`<qemu:commandline>`).
     """
 
     name: str
     uuid: str
-    disk: Path
+    boot_devices: Sequence[tuple[BootDevice, Path]]
+    boot_order: Sequence[str]
     serial: Path
     serial_log: Path
     chipset: Chipset = "pc"
     boot: Boot = "os"
     memory: int = 16
     failing_disk: bool = False
+    emulator: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     devices: str = ""
     elements: str = ""
     qemu_arguments: Iterable[str] = ()
 
     def xml(self) -> str:
-        """The `<domain>` for `virsh define`. QEMU adds `.in` and `.out` to the serial's path."""
-        bus, disk_name = BUS[self.chipset]
+        """The `<domain>` for `virsh define`. QEMU adds `.in` and `.out` to the serial's path.
+
+        Raises ValueError when the boot order is impossible.
+        """
+        self._check_boot_order()
+        emulator = f"<emulator>{escape(str(self.emulator))}</emulator>" if self.emulator else ""
+        devices = "\n".join(self._device_elements())
         arguments = [*(FAILING_DISK if self.failing_disk else ()), *self.qemu_arguments]
         command_line = "".join(f"<qemu:arg value='{escape(each)}'/>" for each in arguments)
+        command_line += "".join(
+            f"<qemu:env name='{name}' value='{escape(value)}'/>"
+            for name, value in self.environment.items()
+        )
         return f"""\
 <domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{escape(self.name)}</name>
@@ -67,18 +80,14 @@ class Domain:
   <memory unit='MiB'>{self.memory}</memory>
   <os>
     <type arch='x86_64' machine='{self.chipset}'>hvm</type>
-    {"<boot dev='hd'/>" if self.boot == "os" else ""}
+    {self._boot_elements()}
   </os>
   <features><acpi/></features>
   <on_crash>preserve</on_crash>
   <pm><suspend-to-mem enabled='yes'/></pm>
   <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file='{escape(str(self.disk))}'/>
-      <target dev='{disk_name}' bus='{bus}'/>
-      {"<boot order='1'/>" if self.boot == "device" else ""}
-    </disk>
+    {emulator}
+{devices}
     <serial type='pipe'>
       <source path='{escape(str(self.serial))}'/>
       <log file='{escape(str(self.serial_log))}' append='on'/>
@@ -92,3 +101,34 @@ class Domain:
   <qemu:commandline>{command_line}</qemu:commandline>
 </domain>
 """
+
+    def _check_boot_order(self) -> None:
+        """`<os><boot>` names kinds of devices, and libvirt takes the first device of each kind."""
+        by_banner = {device.banner: device for device, _ in self.boot_devices}
+        if len(by_banner) < len(self.boot_devices):
+            raise ValueError("two devices have the same banner")
+        first = {device.dev: device.banner for device in reversed(by_banner.values())}
+        for banner in self.boot_order:
+            if banner not in by_banner:
+                raise ValueError(f"no device has the banner {banner!r}")
+            if self.boot == "os" and banner not in first.values():
+                raise ValueError(f"{banner!r} is not the first device of its kind")
+
+    def _boot_elements(self) -> str:
+        """The `<boot>`s of `<os>`."""
+        dev = {device.banner: device.dev for device, _ in self.boot_devices}
+        order = self.boot_order if self.boot == "os" else ()
+        return "".join(f"<boot dev='{dev[banner]}'/>" for banner in order)
+
+    def _device_elements(self) -> Iterator[str]:
+        """The `<disk>`s and `<interface>`s to boot from, in document order."""
+        bus, names = DRIVES[self.chipset]
+        free = iter(names)
+        order = self.boot_order if self.boot == "device" else ()
+        boots = {banner: f"<boot order='{place}'/>" for place, banner in enumerate(order, 1)}
+        for device, file in self.boot_devices:
+            boot = boots.get(device.banner, "")
+            if isinstance(device, Nic):
+                yield device.xml(self.chipset, file, boot)
+            else:
+                yield device.xml(bus, next(free), file, boot)

@@ -15,6 +15,9 @@ SECTOR = 512
 CODE_LIMIT = 446
 """Bytes before the partition table, which stays empty."""
 
+BOOTED = "booted "
+"""What the guest prints before its banner."""
+
 
 class Key(enum.StrEnum):
     """What the guest does on a byte from COM1; it first prints the member's name in lower case."""
@@ -168,7 +171,17 @@ WORDS = {
 
 def banner_line(banner: str) -> str:
     """The line, without its newline, that a guest with this banner prints at every boot."""
-    return f"booted {banner}"
+    return BOOTED + banner
+
+
+def banners(printed: str) -> list[str]:
+    """The banners of all boots, in order, in what guests have printed on a serial line.
+
+    A banner that is still being printed is not among them, and one that was cut short by the end of
+    its QEMU is not taken for a part of the next.
+    """
+    lines = printed.split("\n")[:-1]
+    return [line.rpartition(BOOTED)[2] for line in lines if BOOTED in line]
 
 
 def boot_sector(banner: str = "disk", *, obeys_button: bool = True) -> bytes:

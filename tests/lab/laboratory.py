@@ -4,21 +4,20 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab.domain_xml import Boot, Chipset, Domain
+from tests.lab.boot_device import BootDevice, Chipset, Disk
+from tests.lab.domain_xml import Boot, Domain
 from tests.lab.guest import boot_sector
 from tests.lab.libvirtd import Libvirtd, User
 from tests.lab.machine import Machine
+from tests.lab.tftp import WRAPPER, served
 from tests.lab.virsh import Virsh
-
-DISK_SIZE = 1 << 20
-"""Bytes of a machine's disk, of which the guest uses one sector. SeaBIOS reads no SATA disk of less
-than 516,096 bytes: a whole cylinder of its geometry."""
 
 
 class Laboratory:
@@ -65,7 +64,9 @@ class Laboratory:
         banner: str = "disk",
         obeys_button: bool = True,
         machine: Chipset = "pc",
+        add: Iterable[BootDevice] = (),
         boot: Boot = "os",
+        boot_order: Sequence[str] | None = None,
         memory: int = 16,
         failing_disk: bool = False,
         devices: str = "",
@@ -74,31 +75,41 @@ class Laboratory:
     ) -> Machine:
         """Define a machine that boots the laboratory's guest from its disk; it is not started.
 
+        add: what there is besides the disk to boot from, see `boot_device`.
+        boot_order: banners of the devices to try, by default only that of the disk.
         `guest.boot_sector` explains the first two arguments, `domain_xml.Domain` the others.
-        Raises VirshError when libvirt refuses the name or the XML.
+        Raises VirshError when libvirt refuses the name or the XML, ValueError when no machine can
+        boot in that order.
         """
         identity = str(uuid.uuid4())
-        sector = boot_sector(banner, obeys_button=obeys_button)
-        disk = self.file(f"machines/{identity}/disk.raw", sector, DISK_SIZE)
-        folder = disk.parent
+        boot_devices = []
+        for number, device in enumerate([Disk(banner), *add]):
+            content = device.content(boot_sector(device.banner, obeys_button=obeys_button), machine)
+            path = f"machines/{identity}/{number}.{device.dev}"
+            boot_devices.append((device, self.file(path, content, device.size)))
+        disk = boot_devices[0][1]
+        environment = served(boot_devices)
         domain = Domain(
             name=name,
             uuid=identity,
-            disk=disk,
-            serial=self._serial_line(folder),
-            serial_log=folder / "serial.log",
+            boot_devices=boot_devices,
+            boot_order=[banner] if boot_order is None else boot_order,
+            serial=self._serial_line(disk.parent),
+            serial_log=disk.parent / "serial.log",
             chipset=machine,
             boot=boot,
             memory=memory,
             failing_disk=failing_disk,
+            emulator=self._tftp_emulator if environment else None,
+            environment=environment,
             devices=devices,
             elements=elements,
             qemu_arguments=qemu_arguments,
         )
-        definition = folder / "domain.xml"
+        definition = disk.parent / "domain.xml"
         definition.write_text(domain.xml(), encoding="utf-8")
         self.virsh("define", "--file", str(definition))
-        return Machine(self.virsh, name, identity, banner, folder, self.libvirtd.run_folder)
+        return Machine(self.virsh, name, identity, banner, disk, self.libvirtd.run_folder)
 
     def file(self, name: str, content: bytes = b"", size: int = 0) -> Path:
         """A file for a machine's use that QEMU may read and write, filled up with zeros to size.
@@ -110,6 +121,13 @@ class Laboratory:
         path.write_bytes(content)
         os.truncate(path, max(size, len(content)))
         self._user.own(path)
+        return path
+
+    @cached_property
+    def _tftp_emulator(self) -> Path:
+        """One for all machines: libvirt asks each emulator once what it can do."""
+        path = self.file("qemu-with-tftp", WRAPPER.encode())
+        path.chmod(0o755)
         return path
 
     def _serial_line(self, folder: Path) -> Path:

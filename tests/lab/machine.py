@@ -6,24 +6,27 @@ import re
 from pathlib import Path
 
 from tests.lab import processes
-from tests.lab.guest import Key, banner_line
+from tests.lab.guest import Key, banners
 from tests.lab.virsh import Virsh
 from tests.lab.waiting import until
 
 
 class Machine:
-    """A defined machine. It is addressed by UUID: a name like `5` would be taken for an id."""
+    """A defined machine. It is addressed by UUID: a name like `5` would be taken for an id.
+
+    banner, disk: of its first disk.
+    """
 
     def __init__(
-        self, virsh: Virsh, name: str, uuid: str, banner: str, folder: Path, run_folder: Path
+        self, virsh: Virsh, name: str, uuid: str, banner: str, disk: Path, run_folder: Path
     ) -> None:
         self.name = name
         self.uuid = uuid
         self.banner = banner
-        self.disk = folder / "disk.raw"
+        self.disk = disk
         self._virsh = virsh
-        self._keyboard = folder / "serial.in"
-        self._log = folder / "serial.log"
+        self._keyboard = disk.parent / "serial.in"
+        self._log = disk.parent / "serial.log"
         self._status = run_folder / f"{name}.xml"
 
     def __repr__(self) -> str:
@@ -35,6 +38,16 @@ class Machine:
         Raises VirshError, or subprocess.TimeoutExpired after so many seconds.
         """
         return self._virsh(command, "--domain", self.uuid, *arguments, seconds=seconds)
+
+    def xml(self) -> str:
+        """The persistent configuration, with its secrets: what `redefine` takes back unchanged."""
+        return self.virsh("dumpxml", "--inactive", "--security-info")
+
+    def redefine(self, xml: str) -> None:
+        """Define the machine as the XML says, behind the back of whoever manages it."""
+        definition = self.disk.parent / "domain.xml"
+        definition.write_text(xml, encoding="utf-8")
+        self._virsh("define", "--validate", "--file", str(definition))
 
     def start(self) -> None:
         """Power on, and return as soon as QEMU runs: 0.4 s before the guest's banner."""
@@ -80,13 +93,29 @@ class Machine:
         )
 
     @property
+    def booted(self) -> list[str]:
+        """The banner of each boot since the machine was defined: the device it booted from."""
+        return banners(self.serial())
+
+    @property
     def boots(self) -> int:
-        """How often the guest has booted since the machine was defined: its banners."""
-        return self.serial().count(banner_line(self.banner) + "\n")
+        """How often the guest has booted since the machine was defined, from whatever device."""
+        return len(self.booted)
 
     def wait_for_boot(self, times: int, seconds: float = 30) -> None:
         """Wait until the guest has booted so many times since the machine was defined."""
-        self.wait_for_serial(banner_line(self.banner) + "\n", times, seconds)
+        until(
+            lambda: self.booted, seconds, f"boot {times} of {self!r}", lambda now: len(now) >= times
+        )
+
+    def wait_for_boots(self, *banners: str, seconds: float = 30) -> None:
+        """Wait until the machine, since it was defined, has booted from just these devices.
+
+        Raises AssertionError as soon as it has booted so many times, but otherwise.
+        """
+        self.wait_for_boot(len(banners), seconds)
+        booted = self.booted
+        assert booted == [*banners], f"{self!r} booted from {booted}, not from {[*banners]}"
 
     def press(self, key: Key | str) -> None:
         """Send a key to the guest, which reads it within 55 ms once it has printed its banner.
