@@ -1,12 +1,18 @@
 """The daemon, put together from its parts."""
 
 import logging
+from contextlib import ExitStack
 
+from mc.boot.backup import Backups
+from mc.boot.control import BootControl
+from mc.boot.reboots import RebootRule
+from mc.boot.verbs import BootVerbs
 from mc.machines import Machines
 from mc.power import Power
 from mc.settings import Settings
+from mc.supply import Supply
 from mc.turns import MachineTurns, Places
-from mc.virsh import Virsh, check_binary
+from mc.virsh import RebootEvents, Virsh, check_binary
 from mc.web.server import serve
 from mc.web.service import Controller, routes
 
@@ -29,10 +35,14 @@ def run(settings: Settings) -> None:
     machines = Machines(virsh)
     # One machine may take up half of the places at most: another one never waits for it.
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
+    supply = Supply(machines, virsh)
+    boot = BootControl(virsh, supply, Backups(settings.backups, settings.backups_kept))
     controller = Controller(
         uri=settings.uri,
         machines=machines,
-        power=Power(machines, virsh, turns),
+        power=Power(machines, virsh, turns, supply, boot),
+        boot=boot,
+        boot_verbs=BootVerbs(machines, virsh, turns, supply, boot),
         places=Places(settings.actions_at_once),
         state_words=settings.state_words,
         grace_seconds=settings.grace_seconds,
@@ -41,4 +51,14 @@ def run(settings: Settings) -> None:
     def announce(url: str) -> None:
         print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
 
-    serve(settings, routes(controller), on_serving=announce, on_stop=virsh.close)
+    with ExitStack() as parts:
+        # The embedded hypervisor lives inside one virsh, and shows its events to no other.
+        if not settings.uri.startswith("test:"):
+            rule = RebootRule(machines, turns, boot)
+            parts.callback(rule.close)
+            events = RebootEvents(settings.virsh, settings.uri, rule.rebooted)
+            parts.callback(events.close)
+            events.start()
+        # Closed first: whoever waits for libvirt then gives up.
+        parts.callback(virsh.close)
+        serve(settings, routes(controller), on_serving=announce, on_stop=parts.close)

@@ -57,10 +57,12 @@ class Machine:
 class FoundMachine(Machine):
     """A machine that was looked up on its own.
 
-    One that is not `persistent` is gone when it is off.
+    One that is not `persistent` is gone when it is off; one with a `saved` memory image goes on
+    from there at its next start.
     """
 
     persistent: bool
+    saved: bool
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,14 @@ class Machines:
         """The machine that bears this name or UUID now."""
         info = self._ask(self._virsh.dominfo, reference)
         number = None if info["Id"] == "-" else int(info["Id"])
-        persistent = info["Persistent"] == "yes"
-        return FoundMachine(number, info["Name"], info["UUID"], info["State"], persistent)
+        return FoundMachine(
+            number,
+            info["Name"],
+            info["UUID"],
+            info["State"],
+            persistent=info["Persistent"] == "yes",
+            saved=info["Managed save"] == "yes",
+        )
 
     def status(self, reference: str) -> Status:
         """The state of one machine: the cheapest thing to ask for."""

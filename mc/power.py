@@ -1,19 +1,12 @@
 """Performing the power verbs."""
 
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
-from mc.errors import (
-    ControllerError,
-    NoSuchMachine,
-    Refused,
-    Stopping,
-    Unavailable,
-    WrongState,
-)
+from mc.boot.control import BootControl
+from mc.errors import NoSuchMachine, Refused, WrongState
 from mc.machines import OFF, FoundMachine, Machine, Machines, Status
+from mc.progress import Progress
+from mc.supply import Supply, polled
 from mc.turns import MachineTurns
 from mc.verbs import CYCLE, SETTLE, TRANSIENT, VERBS, Condition, Refusal, condition
 from mc.virsh import Virsh
@@ -22,10 +15,6 @@ from mc.virsh import Virsh
 _SETTLING_SECONDS = 5.0
 # How often an action is decided anew because the machine changed its state meanwhile.
 _TRIES = 3
-# Seconds between two looks at a machine that one waits for.
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,18 +30,25 @@ class Outcome:
 class Power:
     """Performs the verbs, one at a time on each machine."""
 
-    def __init__(self, machines: Machines, virsh: Virsh, turns: MachineTurns) -> None:
+    def __init__(
+        self,
+        machines: Machines,
+        virsh: Virsh,
+        turns: MachineTurns,
+        supply: Supply,
+        boot: BootControl,
+    ) -> None:
         self._machines = machines
-        self._virsh = virsh
         self._turns = turns
+        self._supply = supply
         self._steps = {
-            "start": virsh.start,
+            "start": boot.start,
             "resume": virsh.resume,
             "dompmwakeup": virsh.dompmwakeup,
             "shutdown": virsh.shutdown,
             "reboot": virsh.reboot,
-            "reset": virsh.reset,
-            "destroy": self._destroy,
+            "reset": boot.reset,
+            "destroy": supply.cut,
             "inject-nmi": virsh.inject_nmi,
         }
 
@@ -65,21 +61,17 @@ class Power:
         where the guest cannot be asked. Raises `NoSuchMachine`, `WrongState`, `Busy`, `Refused`
         or `Unavailable`, with the steps that had been done before as `done`.
         """
-        done: list[str] = []
-        machine: Machine | None = None
-        try:
+        with Progress() as progress:
+            done = progress.done
             with self._turns.of(reference) as machine:
+                progress.uuid = machine.uuid
                 self._carry_out(verb, machine, force, done)
             if wait and machine.id is not None:
-                self._wait_until_off(machine, wait)
+                self._supply.wait_until_off(machine, wait)
             if force and machine.id is not None:
-                self._force_off(machine, done)
-            status = self._status_after(machine.uuid, done)
-        except ControllerError as error:
-            error.uuid = machine.uuid if machine else error.uuid
-            error.done = tuple(done)
-            raise
-        return Outcome(machine, verb, bool(done), status)
+                with self._turns.turn(machine.uuid):
+                    done += self._supply.cut_unless_off_since(machine)
+            return Outcome(machine, verb, bool(done), self._status_after(machine.uuid, done))
 
     def _carry_out(self, verb: str, machine: FoundMachine, force: bool, done: list[str]) -> None:
         """Give the commands of the plan; decide anew if the machine moved under our hands."""
@@ -113,51 +105,10 @@ class Power:
 
     def _settled(self, uuid: str) -> Status:
         """The status when the machine has arrived, or when it has had its time to."""
-        for status in self._polled(lambda: self._machines.status(uuid), _SETTLING_SECONDS):
+        for status in polled(lambda: self._machines.status(uuid), _SETTLING_SECONDS):
             if condition(status) != Condition.SETTLING:
                 break
         return status
-
-    def _destroy(self, uuid: str) -> None:
-        """Cut the power: after a chance to flush its disks where the hypervisor takes it."""
-        number = self._id(uuid)
-        try:
-            self._virsh.destroy(uuid, graceful=True)
-        except Refused:
-            if number is not None and self._id(uuid) == number:
-                self._virsh.destroy(uuid)
-
-    def _wait_until_off(self, machine: Machine, seconds: float) -> None:
-        """Return when the machine has been off, also if someone started it again since.
-
-        A libvirt that is away for a while does not end the wait.
-        """
-        for number in self._polled(lambda: self._id_if_known(machine), seconds):
-            if number != machine.id:
-                return
-
-    def _id_if_known(self, machine: Machine) -> int | None:
-        """The machine's number; the one that it had if libvirt cannot be asked at the moment."""
-        try:
-            return self._id(machine.uuid)
-        except Stopping:
-            raise
-        except Unavailable:
-            return machine.id
-
-    def _force_off(self, machine: Machine, done: list[str]) -> None:
-        """Cut the power, unless the machine has been off since."""
-        with self._turns.turn(machine.uuid):
-            if self._id(machine.uuid) == machine.id:
-                self._destroy(machine.uuid)
-                done.append("destroy")
-
-    def _id(self, uuid: str) -> int | None:
-        """libvirt's number of this run of the machine; None when it is off, or gone altogether."""
-        try:
-            return self._machines.find(uuid).id
-        except NoSuchMachine:
-            return None
 
     def _status_after(self, uuid: str, done: list[str]) -> Status:
         """What libvirt says now; a transient machine is gone once it is off."""
@@ -167,16 +118,3 @@ class Power:
             if "destroy" not in done and "shutdown" not in done:
                 raise
             return Status(OFF, "transient")
-
-    @staticmethod
-    def _polled(read: Callable[[], T], seconds: float) -> Iterator[T]:
-        """What `read` says now, and again and again until `seconds` have passed."""
-        end = time.monotonic() + seconds
-        pause = _SHORTEST_PAUSE
-        while True:
-            yield read()
-            remaining = end - time.monotonic()
-            if remaining <= 0:
-                return
-            time.sleep(min(pause, remaining))
-            pause = min(2 * pause, _LONGEST_PAUSE)

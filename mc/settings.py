@@ -90,6 +90,7 @@ class Settings:
     state_words: str = _setting("service.state_words", "libvirt", _one_of("libvirt", "power"))
     turn_seconds: float = _setting("service.turn_seconds", 30.0, _between(0, 3600))
     backup_dir: str = _setting("boot.backup_dir", "/var/lib/libvirt_mc/backups", _absolute)
+    backups_kept: int = _setting("boot.backups_kept", 20, _between(1, 100000))
     grace_seconds: float = _setting("boot.grace_seconds", 15.0, _between(0, 600))
 
     def __post_init__(self) -> None:

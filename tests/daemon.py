@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +77,12 @@ class Daemon:
     def children(self) -> list[int]:
         """The ids of the processes that it has started and not yet reaped."""
         children = Path(f"/proc/{self.pid}/task").glob("*/children")
-        return [int(pid) for file in children for pid in file.read_text().split()]
+        pids = []
+        for file in children:
+            # A thread may end meanwhile.
+            with suppress(FileNotFoundError):
+                pids += [int(pid) for pid in file.read_text().split()]
+        return pids
 
     def request(
         self,

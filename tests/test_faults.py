@@ -168,6 +168,23 @@ def test_daemon_ends_although_libvirt_does_not_answer(
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
+def test_daemon_that_is_killed_leaves_no_virsh(
+    fragile: Laboratory, machine: Machine, tmp_path: Path
+) -> None:
+    """Those that read commands see the end of them; the one that waits for events is told."""
+    with Daemon("--connect", fragile.uri, "--backup-dir", str(tmp_path)) as daemon:
+        available(status(daemon))
+        children = daemon.children()
+        assert len(children) == 2
+        daemon.kill()
+        until(
+            lambda: [pid for pid in children if Path(f"/proc/{pid}").exists()],
+            30,
+            "end of every virsh",
+            lambda left: not left,
+        )
+
+
 def test_virsh_killed_while_idle(daemon: Daemon, machine: Machine) -> None:
     available(status(daemon))
     assert daemon.act("victim", "nmi").status == OK

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from mc.verbs import VERBS
-from mc.web.service import Controller, routes
+from mc.web.service import ALL_VERBS, Controller, routes
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES, hypervisor, uuid_of
 
@@ -49,6 +49,7 @@ URLS: dict[str, tuple[str, list[str]]] = {
     "/service/machine": ("GET, HEAD, OPTIONS", []),
     "/service/machines": ("GET, HEAD, OPTIONS", []),
     "/service/{machine}": ("GET, HEAD, OPTIONS", ["id", "name", "power", "state", "uuid"]),
+    "/service/{machine}/boot": ("GET, HEAD, PUT, OPTIONS", ["default", "once", "order", "pending"]),
     "/service/{machine}/state_controller": ("GET, HEAD, OPTIONS", ["machine", "uuid", "verbs"]),
     "/service/{machine}/state_controller/status": (
         "GET, HEAD, OPTIONS",
@@ -192,7 +193,7 @@ def test_machine_called_machine_is_reached_by_its_uuid(daemon: Daemon) -> None:
 
 def test_state_controller_names_every_verb_by_a_url_that_works(daemon: Daemon) -> None:
     answer = daemon.get("/service/spare-1/state_controller").json
-    assert list(answer["verbs"]) == list(VERBS)
+    assert list(answer["verbs"]) == list(ALL_VERBS)
     assert daemon.get(answer["status"]).json["state"] == "running"
     assert daemon.get(answer["verbs"]["force_off"]).json["state"] == "shut off"
 
@@ -237,7 +238,7 @@ def test_name_cannot_become_a_command(daemon: Daemon) -> None:
 
 def test_unknown_verb_is_answered_with_the_verbs_there_are(daemon: Daemon) -> None:
     members = problem(daemon.get("/service/vm/state_controller/explode"), NOT_FOUND)
-    assert members["verbs"] == list(VERBS)
+    assert members["verbs"] == list(ALL_VERBS)
     assert "power_on" in members["detail"]
 
 

@@ -2,5 +2,6 @@
 
 from mc.virsh.binary import check_binary
 from mc.virsh.commands import Virsh
+from mc.virsh.events import RebootEvents
 
-__all__ = ["Virsh", "check_binary"]
+__all__ = ["RebootEvents", "Virsh", "check_binary"]

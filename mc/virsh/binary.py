@@ -6,6 +6,7 @@ import subprocess
 from mc.errors import VirshUnusable
 
 OLDEST = (9, 0)
+_MORTAL = ["setpriv", "--pdeathsig", "KILL"]
 _SECONDS = 10
 
 
@@ -43,3 +44,16 @@ def check_binary(binary: str) -> str:
     if "Readline" not in answer:
         raise VirshUnusable(f"{binary} was built without readline, which is needed")
     return version
+
+
+def mortal(command: list[str]) -> list[str]:
+    """The command so that it dies with the thread that starts it, a killed daemon's included.
+
+    A virsh that waits for events would not notice; one that reads commands does. It takes
+    setpriv of util-linux (setpriv(1)); where there is none the command stays as it is.
+    """
+    try:
+        subprocess.run([*_MORTAL, "true"], capture_output=True, timeout=_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return command
+    return [*_MORTAL, *command]

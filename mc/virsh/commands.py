@@ -99,6 +99,26 @@ class Virsh:
         state, _, reason = out.strip().partition(" (")
         return state, reason.removesuffix(")")
 
+    def dumpxml(self, domain: str, *, inactive: bool = False) -> str:
+        """The domain XML: of the running machine, or as it will be at the next start.
+
+        The latter is complete, with its secrets: without them `define` would lose them.
+        """
+        which = ["--inactive", "--security-info"] * inactive
+        return self._read(self._reading, "dumpxml", "--domain", domain, *which)
+
+    def define(self, xml: str) -> None:
+        """Replace the persistent configuration, if it is valid."""
+        self._act_with(xml, "define", "--validate")
+
+    def create(self, xml: str) -> None:
+        """Start a machine once by this XML; its persistent configuration stays."""
+        self._act_with(xml, "create", "--validate")
+
+    def managedsave_remove(self, uuid: str) -> None:
+        """Discard the saved memory image of a machine that is off."""
+        self._act("managedsave-remove", "--domain", uuid)
+
     def start(self, uuid: str) -> None:
         self._act("start", "--domain", uuid)
 
@@ -139,11 +159,20 @@ class Virsh:
     def _act(self, *arguments: str) -> None:
         deadline = time.monotonic() + self._action_seconds
         with self._acting.session(deadline) as session:
-            try:
-                self._run(session, arguments, deadline)
-            except (ConnectionLost, NoAnswer) as error:
-                error.unknown = True
-                raise
+            self._run_once(session, arguments, deadline)
+
+    def _act_with(self, document: str, *arguments: str) -> None:
+        """An action that takes a file: its content is neither logged nor written to a disk."""
+        deadline = time.monotonic() + self._action_seconds
+        with self._acting.session(deadline) as session, session.document(document) as path:
+            self._run_once(session, (*arguments, "--file", path), deadline)
+
+    def _run_once(self, session: Session, arguments: tuple[str, ...], deadline: float) -> None:
+        try:
+            self._run(session, arguments, deadline)
+        except (ConnectionLost, NoAnswer) as error:
+            error.unknown = True
+            raise
 
     def _run(self, session: Session, arguments: tuple[str, ...], deadline: float) -> str:
         if log.isEnabledFor(logging.DEBUG):

@@ -16,11 +16,12 @@ import os
 import secrets
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mc.errors import ConnectionLost, NoAnswer, Refused, Unreachable
 from mc.virsh.process import Process
-from mc.virsh.quoting import command_line, decode
+from mc.virsh.quoting import command_line, decode, encode
 
 _CHUNK = 1 << 16
 # A line must fit into an empty pipe (64 KiB), so that writing it never waits for virsh.
@@ -46,7 +47,12 @@ class Session:
         self._last_line = b"echo >''" + token + b"\n"
         self.usable = True
         """False once virsh has ended, lost libvirt, or missed a deadline."""
-        self._process = Process([binary, "-q", "-c", uri], uri)
+        self._document = os.memfd_create("virsh-document")
+        try:
+            self._process = Process([binary, "-q", "-c", uri], uri, pass_fds=[self._document])
+        except Unreachable:
+            os.close(self._document)
+            raise
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._stderr = self._process.stderr
         self._poll = select.poll()
@@ -108,6 +114,18 @@ class Session:
             self._judge(arguments, err)
         return self._unframe(arguments, out)
 
+    @contextmanager
+    def document(self, text: str) -> Iterator[str]:
+        """The path under which virsh finds a text for the length of the block.
+
+        It lies in memory that this process and virsh share: domain XML may hold secrets.
+        """
+        os.pwrite(self._document, encode(text), 0)
+        try:
+            yield f"/dev/fd/{self._document}"
+        finally:
+            os.ftruncate(self._document, 0)
+
     def _receive(self, descriptor: int) -> bytes:
         data = _read(descriptor)
         if data is None:
@@ -148,6 +166,7 @@ class Session:
         """End virsh and reap it. A command that libvirt has begun goes on without it."""
         self.usable = False
         self._process.close()
+        os.close(self._document)
 
 
 def message(err: bytes) -> str:

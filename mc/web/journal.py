@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cherrypy
 
 from mc.errors import ControllerError
-from mc.power import Outcome
+from mc.machines import Machine
 
 log = logging.getLogger("mc.action")
 
@@ -23,9 +23,10 @@ class Entry:
     uuid: str = "-"
     outcome: str = "failed"
 
-    def finish(self, outcome: Outcome) -> None:
-        self.machine, self.uuid = outcome.machine.name, outcome.machine.uuid
-        self.outcome = f"{'changed' if outcome.changed else 'unchanged'}, {outcome.status.state}"
+    def finish(self, machine: Machine, *, changed: bool, now: str) -> None:
+        """Note how the action ended well: `now` is the state after it."""
+        self.machine, self.uuid = machine.name, machine.uuid
+        self.outcome = f"{'changed' if changed else 'unchanged'}, {now}"
 
 
 @contextmanager

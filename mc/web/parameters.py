@@ -38,6 +38,17 @@ def boolean(value: object) -> bool:
     raise ValueError("true or false")
 
 
+def one_of(*allowed: str) -> Reader:
+    """A reader of a word out of a few."""
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and value in allowed:
+            return value
+        raise ValueError("one of " + ", ".join(allowed))
+
+    return read
+
+
 def parameters(readers: Mapping[str, Reader]) -> dict[str, Any]:
     """The parameters of the request being served, each read by the reader of its name.
 

@@ -8,10 +8,13 @@ from http import HTTPStatus
 import cherrypy
 
 from mc.errors import (
+    BackupFailed,
     Busy,
+    CannotBoot,
     ControllerError,
     NoAnswer,
     NoSuchMachine,
+    NotConfigurable,
     Refused,
     TooManyActions,
     Unavailable,
@@ -24,6 +27,9 @@ _STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
     NoSuchMachine: HTTPStatus.NOT_FOUND,
     WrongState: HTTPStatus.CONFLICT,
     Busy: HTTPStatus.CONFLICT,
+    CannotBoot: HTTPStatus.CONFLICT,
+    NotConfigurable: HTTPStatus.CONFLICT,
+    BackupFailed: HTTPStatus.INSUFFICIENT_STORAGE,
     Refused: HTTPStatus.CONFLICT,
     TooManyActions: HTTPStatus.SERVICE_UNAVAILABLE,
     NoAnswer: HTTPStatus.GATEWAY_TIMEOUT,

@@ -1,21 +1,39 @@
 """The resources under `/service`: machines, their status, and the verbs."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
 
 from mc import __version__
+from mc.boot.control import BootControl
+from mc.boot.order import DEVICES
+from mc.boot.verbs import BOOT_VERBS, BootVerbs
 from mc.machines import Machine, Machines, Status
-from mc.power import Power
+from mc.power import Outcome, Power
 from mc.turns import Places
 from mc.verbs import VERBS
 from mc.virsh.quoting import encode
 from mc.web.dispatch import Resource, Route
 from mc.web.journal import journal
-from mc.web.parameters import boolean, parameters, seconds
+from mc.web.parameters import Reader, boolean, one_of, parameters, seconds
 from mc.web.problems import Problem
 
+ALL_VERBS = (*VERBS, *BOOT_VERBS)
 LONGEST_WAIT = 600.0
+# The parameters that there are, and how each is read.
+_POWERING_OFF: dict[str, Reader] = {"wait": seconds(LONGEST_WAIT), "force": boolean}
+_BOOTING: dict[str, Reader] = {
+    "once": boolean,
+    "grace": seconds(LONGEST_WAIT),
+    "discard_saved": boolean,
+}
+_BOOT_SETTING: dict[str, Reader] = {
+    "device": one_of(*DEVICES),
+    "once": boolean,
+    "discard_saved": boolean,
+}
 # First segments under /service that are no machine.
 _RESERVED = ("machine", "machines")
 
@@ -27,6 +45,8 @@ class Controller:
     uri: str
     machines: Machines
     power: Power
+    boot: BootControl
+    boot_verbs: BootVerbs
     places: Places
     state_words: str
     grace_seconds: float
@@ -72,6 +92,7 @@ class Index(ServiceResource):
             "machines": "/service/machines",
             "machine": "/service/{machine}",
             "status": "/service/{machine}/state_controller/status",
+            "boot": "/service/{machine}/boot",
             "verbs": "/service/{machine}/state_controller",
         }
 
@@ -120,31 +141,46 @@ class StateController(ServiceResource):
             "machine": found.name,
             "uuid": found.uuid,
             "status": base + "status",
-            "verbs": {name: base + name for name in VERBS},
+            "verbs": {name: base + name for name in ALL_VERBS},
         }
 
     HEAD = GET
+
+
+class Boot(ServiceResource):
+    """What a machine boots: GET tells it, PUT sets it and powers nothing."""
+
+    def GET(self, machine: str) -> object:
+        parameters({})
+        found = self._controller.machines.find(machine)
+        return asdict(self._controller.boot.status(found))
+
+    HEAD = GET
+
+    def PUT(self, machine: str) -> object:
+        controller = self._controller
+        given = parameters(_BOOT_SETTING)
+        if "device" not in given:
+            raise Problem(HTTPStatus.BAD_REQUEST, "a device is needed", {"parameter": "device"})
+        with journal("boot", machine) as entry, controller.places.place():
+            found, changed = controller.boot_verbs.set(machine, **given)
+            entry.finish(found, changed=changed, now=given["device"])
+        return {
+            "machine": found.name,
+            "uuid": found.uuid,
+            "changed": changed,
+            **asdict(controller.boot.status(found)),
+        }
 
 
 class Action(ServiceResource):
     """A verb, which GET and POST do alike. There is no HEAD, so that HEAD never acts."""
 
     def GET(self, machine: str, verb: str) -> object:
-        if verb not in VERBS:
-            verbs = ", ".join(VERBS)
-            raise Problem(
-                HTTPStatus.NOT_FOUND,
-                f"there is no verb {verb!r}; there are {verbs}",
-                {"verbs": list(VERBS)},
-            )
-        given = parameters(
-            {"wait": seconds(LONGEST_WAIT), "force": boolean} if VERBS[verb].waits else {}
-        )
-        if given.get("force"):
-            given.setdefault("wait", self._controller.grace_seconds)
+        perform = self._prepared(verb)
         with journal(verb, machine) as entry, self._controller.places.place():
-            outcome = self._controller.power.perform(verb, machine, **given)
-            entry.finish(outcome)
+            outcome = perform(machine)
+            entry.finish(outcome.machine, changed=outcome.changed, now=outcome.status.state)
         return {
             "machine": outcome.machine.name,
             "uuid": outcome.machine.uuid,
@@ -155,6 +191,23 @@ class Action(ServiceResource):
         }
 
     POST = GET
+
+    def _prepared(self, verb: str) -> Callable[[str], Outcome]:
+        """What does the verb to a machine, with the parameters of the request."""
+        controller = self._controller
+        if verb in BOOT_VERBS:
+            given = {"grace": controller.grace_seconds} | parameters(_BOOTING)
+            return partial(controller.boot_verbs.perform, verb, **given)
+        if verb in VERBS:
+            given = parameters(_POWERING_OFF if VERBS[verb].waits else {})
+            if given.get("force"):
+                given.setdefault("wait", controller.grace_seconds)
+            return partial(controller.power.perform, verb, **given)
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            f"there is no verb {verb!r}; there are {', '.join(ALL_VERBS)}",
+            {"verbs": list(ALL_VERBS)},
+        )
 
 
 class Shortcut(Action):
@@ -175,6 +228,7 @@ def routes(controller: Controller) -> list[Route]:
         Route("/service/machine", MachineList(controller)),
         Route("/service/machines", MachineList(controller)),
         Route(machine, OneMachine(controller)),
+        Route(machine + "/boot", Boot(controller)),
         Route(machine + "/force_reset", Shortcut(controller)),
         Route(machine + "/state_controller", StateController(controller)),
         Route(machine + "/state_controller/status", MachineStatus(controller)),

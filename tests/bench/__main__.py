@@ -8,18 +8,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from mc.virsh.quoting import decode
 from mc.virsh.session import Session
 from tests.daemon import Daemon
 from tests.hypervisor import hypervisor
-from tests.lab import Laboratory
+from tests.lab import Key, Laboratory, Nic
 
 _ROUNDS = 3
 _LOAD_SECONDS = 4
 _READS = 1500
+_BOOTS = 8
 
 K = TypeVar("K")
 
@@ -29,6 +31,7 @@ def main() -> None:
     row("what", "measured", "wanted")
     row("----", "--------", "------")
     with Laboratory() as lab:
+        boots(lab)
         load(lab)
     with tempfile.TemporaryDirectory() as folder:
         latency(Path(folder))
@@ -36,6 +39,59 @@ def main() -> None:
 
 def row(what: str, measured: str, wanted: str) -> None:
     print(f"{what:58} {measured:>22}   {wanted}", flush=True)
+
+
+def boots(lab: Laboratory) -> None:
+    """`pxeboot` of a machine that is off, against the bare commands; and the reboot rule."""
+    machine = lab.define("boots", add=[Nic()], boot="device", boot_order=["disk"])
+    plain = lab.define("plain")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Daemon("--connect", lab.uri, "--backup-dir", folder, "--log-level=info") as daemon,
+        closing(Session("virsh", lab.uri)) as session,
+    ):
+        session.greet(soon())
+
+        def bare() -> None:
+            """What anyone would have to do, on a live session."""
+            xml = session.run(["dumpxml", "--domain", plain.uuid, "--inactive"], soon())
+            with session.document(decode(xml)) as path:
+                session.run(["define", "--file", path], soon())
+            session.run(["start", "--domain", plain.uuid], soon())
+
+        def boot(verb: str) -> None:
+            assert daemon.act("boots", verb).status == http.HTTPStatus.OK
+
+        seconds: dict[str, list[float]] = {"bare": [], "boot": [], "reboot": [], "start": []}
+        for number in range(_BOOTS):
+            seconds["bare"].append(timed(bare))
+            plain.destroy()
+            seconds["boot"].append(timed(lambda: boot(("pxeboot", "diskboot")[number % 2])))  # noqa: B023
+            machine.destroy()
+        ratio = statistics.median(seconds["boot"]) / statistics.median(seconds["bare"])
+        row("pxeboot of an off machine / dumpxml, define, start", f"{ratio:.2f}", "<= 1.2")
+        for _ in range(_BOOTS):
+            seconds["start"].append(timed(machine.boot))
+            daemon.request("PUT", "/service/boots/boot", b'{"device": "pxe", "once": true}')
+            machine.destroy()
+            count = machine.boots + 1
+            boot("power_on")
+            machine.wait_for_boot(count)
+            machine.press(Key.REBOOT)
+            seconds["reboot"].append(timed(lambda: machine.wait_for_boot(count + 1)))  # noqa: B023
+            machine.destroy()
+        more = statistics.median(seconds["reboot"]) - statistics.median(seconds["start"])
+        row("guest's reboot to its new order, s beyond a start", f"{more:.2f}", "< 1")
+
+
+def soon() -> float:
+    return time.monotonic() + 30
+
+
+def timed(what: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    what()
+    return time.perf_counter() - start
 
 
 def load(lab: Laboratory) -> None:
@@ -82,12 +138,12 @@ def latency(folder: Path) -> None:
         seconds = medians(status, _READS)
         row("status at 1000 machines / at 20", f"{seconds[1000] / seconds[20]:.2f}", "<= 1.3")
 
-        session = Session("virsh", uri)
-        stack.callback(session.close)
+        session = stack.enter_context(closing(Session("virsh", uri)))
+        session.greet(soon())
 
         def bulk() -> None:
-            session.run(["domstats", "--state", "--nowait"], time.monotonic() + 10)
-            session.run(["list", "--all", "--uuid", "--id", "--name"], time.monotonic() + 10)
+            session.run(["domstats", "--state", "--nowait"], soon())
+            session.run(["list", "--all", "--uuid", "--id", "--name"], soon())
 
         lists = {"list": connection_reader(daemons[1000], "/service/machine"), "bulk": bulk}
         times = medians(lists, 60)

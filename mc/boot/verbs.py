@@ -1,0 +1,96 @@
+"""The boot verbs: set what boots, then boot it, whatever state the machine is in."""
+
+from mc.boot.control import BootControl
+from mc.boot.order import Device
+from mc.machines import FoundMachine, Machine, Machines
+from mc.power import Outcome
+from mc.progress import Progress
+from mc.supply import Supply
+from mc.turns import MachineTurns
+from mc.verbs import Condition, condition
+from mc.virsh import Virsh
+
+BOOT_VERBS: dict[str, Device] = {"pxeboot": "pxe", "diskboot": "disk", "defaultboot": "default"}
+"""The verbs, and the devices that they set."""
+
+# Whose guest can be asked to shut down, or is at it already.
+_LISTENING = (Condition.RUNNING, Condition.SETTLING)
+
+
+class BootVerbs:
+    """Performs the boot verbs, one at a time on each machine."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        virsh: Virsh,
+        turns: MachineTurns,
+        supply: Supply,
+        control: BootControl,
+    ) -> None:
+        self._machines = machines
+        self._virsh = virsh
+        self._turns = turns
+        self._supply = supply
+        self._control = control
+
+    def set(
+        self, reference: str, device: Device, *, once: bool = False, discard_saved: bool = False
+    ) -> tuple[FoundMachine, bool]:
+        """Set what boots next, or next only, and power nothing: the machine, whether it changed."""
+        with Progress() as progress, self._turns.of(reference) as machine:
+            progress.uuid = machine.uuid
+            self._control.set(
+                machine, device, progress.done, once=once, discard_saved=discard_saved
+            )
+        return machine, bool(progress.done)
+
+    def perform(
+        self,
+        verb: str,
+        reference: str,
+        *,
+        grace: float,
+        once: bool = False,
+        discard_saved: bool = False,
+    ) -> Outcome:
+        """Set the order, for one boot only with `once`, and boot the machine by it.
+
+        A guest that runs is asked to shut down and gets `grace` seconds for it, in which other
+        verbs may take their turn; then its power is cut. Raises what `BootControl.set` and
+        `Power.perform` raise, with the steps that had been done before as `done`.
+        """
+        with Progress() as progress:
+            done = progress.done
+            with self._turns.of(reference) as machine:
+                progress.uuid = machine.uuid
+                self._control.set(
+                    machine, BOOT_VERBS[verb], done, once=once, discard_saved=discard_saved
+                )
+                asked = self._start_or_ask(machine, grace, done)
+            if machine.id is not None:
+                self._supply.wait_until_off(machine, grace if asked else 0)
+                with self._turns.turn(machine.uuid):
+                    self._start_anew(machine, done)
+            return Outcome(machine, verb, bool(done), self._machines.status(machine.uuid))
+
+    def _start_or_ask(self, machine: Machine, grace: float, done: list[str]) -> bool:
+        """Start a machine that is off; else whether its guest is on its way to being off."""
+        if machine.id is None:
+            self._start(machine, done)
+            return False
+        now = condition(self._machines.status(machine.uuid))
+        if grace > 0 and now == Condition.RUNNING:
+            self._virsh.shutdown(machine.uuid)
+            done.append("shutdown")
+        return now in _LISTENING
+
+    def _start_anew(self, machine: Machine, done: list[str]) -> None:
+        """Start the machine; if someone else has done so since, it boots what was set already."""
+        done += self._supply.cut_unless_off_since(machine)
+        if self._supply.number(machine.uuid) is None:
+            self._start(machine, done)
+
+    def _start(self, machine: Machine, done: list[str]) -> None:
+        self._control.start(machine.uuid)
+        done.append("start")

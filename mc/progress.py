@@ -1,0 +1,28 @@
+"""How far an action has got."""
+
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from mc.errors import ControllerError
+
+
+@dataclass
+class Progress:
+    """An action under way: an error that ends its `with` block carries along how far it got."""
+
+    uuid: str | None = None
+    done: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, ControllerError):
+            error.uuid = self.uuid
+            error.done = tuple(self.done)
