@@ -15,8 +15,9 @@ run: $(VENV)/run
 	@echo "The demo: machines of libvirt's embedded test hypervisor, at $(URL). Try:"
 	@echo "  curl $(URL)/service/machines"
 	@echo "  curl $(URL)/service/web-1/state_controller/status"
-	@echo "  curl $(URL)/service/web-1/state_controller/force_off"
-	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN)
+	@echo "  curl $(URL)/service/web-1/state_controller/pxeboot"
+	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN) \
+		--backup-dir $(VENV)/backups
 
 test: $(VENV)/test laboratory
 	$(VENV)/bin/pytest $(TESTS)
