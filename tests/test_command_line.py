@@ -45,6 +45,7 @@ libvirt.shutdown_mode = "acpi,agent"
 service.state_words = "power"
 service.turn_seconds = 10
 boot.backup_dir = "/nonexistent/backups"
+boot.backups_kept = 3
 boot.grace_seconds = 2.5
 """
 

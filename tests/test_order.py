@@ -23,7 +23,8 @@ from tests.domains import traps, without_boot, without_note
 from tests.lab import Laboratory, Virsh
 
 DATA = Path(__file__).parent / "data/boot"
-DEVICES = get_args(Device)
+# `default` has cases of its own: those in which there is something to go back to.
+DEVICES = tuple(order.ROLES)
 CASES = sorted(path.name.removesuffix("-in.xml") for path in DATA.glob("*-in.xml"))
 NOTED = [case for case in CASES if case.startswith("noted-")]
 PAIRS = [(case, device) for case in CASES for device in DEVICES]

@@ -36,6 +36,7 @@ GOOD: dict[str, list[object]] = {
     "service.state_words": ["libvirt", "power"],
     "service.turn_seconds": [0, 0.5, 3600],
     "boot.backup_dir": ["/", "/var/backups", "/a b/ü"],
+    "boot.backups_kept": [1, 100000],
     "boot.grace_seconds": [0, 0.5, 600],
 }
 IMPOSSIBLE: dict[str, list[object]] = {
@@ -57,6 +58,7 @@ IMPOSSIBLE: dict[str, list[object]] = {
     "service.state_words": ["", "on", "Libvirt", "LIBVIRT"],
     "service.turn_seconds": [-0.1, 3601],
     "boot.backup_dir": ["", "backups", "./backups", "~/backups", "/a\0b"],
+    "boot.backups_kept": [0, -1, 100001],
     "boot.grace_seconds": [-1, 601],
 }
 NO_NUMBERS: list[object] = [

@@ -47,11 +47,12 @@ class Session:
         self._last_line = b"echo >''" + token + b"\n"
         self.usable = True
         """False once virsh has ended, lost libvirt, or missed a deadline."""
-        self._document = os.memfd_create("virsh-document")
+        self._document = os.fdopen(os.memfd_create("virsh-document"), "r+b", buffering=0)
         try:
-            self._process = Process([binary, "-q", "-c", uri], uri, pass_fds=[self._document])
+            command = [binary, "-q", "-c", uri]
+            self._process = Process(command, uri, pass_fds=[self._document.fileno()])
         except Unreachable:
-            os.close(self._document)
+            self._document.close()
             raise
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._stderr = self._process.stderr
@@ -120,11 +121,12 @@ class Session:
 
         It lies in memory that this process and virsh share: domain XML may hold secrets.
         """
-        os.pwrite(self._document, encode(text), 0)
+        self._document.write(encode(text))
         try:
-            yield f"/dev/fd/{self._document}"
+            yield f"/dev/fd/{self._document.fileno()}"
         finally:
-            os.ftruncate(self._document, 0)
+            self._document.seek(0)
+            self._document.truncate()
 
     def _receive(self, descriptor: int) -> bytes:
         data = _read(descriptor)
@@ -166,7 +168,7 @@ class Session:
         """End virsh and reap it. A command that libvirt has begun goes on without it."""
         self.usable = False
         self._process.close()
-        os.close(self._document)
+        self._document.close()
 
 
 def message(err: bytes) -> str:
