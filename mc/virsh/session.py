@@ -83,8 +83,8 @@ class Session:
         virsh reports a lost connection at once, also while it is idle.
         """
         if self.usable:
-            out, err = _read(self._stdout), _read(self._stderr)
-            self.usable = out is not None and err is not None and not _last(_LOST, err)
+            err = _read(self._stderr)
+            self.usable = err is not None and not _last(_LOST, err)
         return self.usable
 
     def run(self, arguments: Sequence[str], deadline: float) -> bytes:
@@ -101,11 +101,16 @@ class Session:
             os.write(self._stdin, self._first_line + line + b"\n" + self._last_line)
             while self._end not in out:
                 remaining = deadline - time.monotonic()
-                if remaining <= 0 or not self._poll.poll(remaining * 1000):
+                ready = self._poll.poll(remaining * 1000) if remaining > 0 else []
+                if not ready:
                     self.usable = False
                     raise NoAnswer(" ".join(arguments))
-                out += self._receive(self._stdout)
-                err += self._receive(self._stderr)
+                # Only what is there: each system call hands the interpreter to another thread.
+                for descriptor, _ in ready:
+                    if descriptor == self._stdout:
+                        out += self._receive(descriptor)
+                    else:
+                        err += self._receive(descriptor)
         except (BrokenPipeError, EOFError) as error:
             self.usable = False
             words = message(err + (_read(self._stderr) or b"")) or "virsh has ended"
