@@ -69,7 +69,8 @@ def serve(
     )
     application.request_class = Request
     application.response_class = Response
-    application.log.access_log.setLevel(logging.WARNING)
+    # CherryPy would format a line for every request, only to drop it; actions have a log of ours.
+    application.log.access = lambda: None
     cherrypy.log.error_log.setLevel(logging.WARNING)
     cherrypy.tree.mount(application)
     cherrypy.server.instance = http_server()
