@@ -84,15 +84,16 @@ class BootControl:
         """
         xml = self._virsh.dumpxml(uuid, inactive=True)
         once = order.read(xml).once if order.is_ours(xml) else None
-        if once is None or self._virsh.dominfo(uuid)["Managed save"] == "yes":
+        info = self._virsh.dominfo(uuid) if once else {}
+        if once is None or info["Managed save"] == "yes":
             # A saved image goes on where it was: that is no boot.
             self._virsh.start(uuid)
         else:
-            self._boot_once(uuid, xml, once)
+            self._boot_once(info["Name"], xml, once)
         self._started[uuid] = time.monotonic()
 
-    def _boot_once(self, uuid: str, xml: str, device: Device) -> None:
-        self._define(self._virsh.dominfo(uuid)["Name"], xml, order.with_once(xml, None))
+    def _boot_once(self, name: str, xml: str, device: Device) -> None:
+        self._define(name, xml, order.with_once(xml, None))
         try:
             self._virsh.create(order.booting(xml, device))
         except ControllerError as error:
