@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from mc.errors import SettingsError
 
 Check = Callable[[Any], str | None]
 """What is wrong with a value of the right type, or None."""
+
+
+def _any(value: object) -> str | None:
+    return None
 
 
 def _between(least: float, most: float) -> Check:
@@ -27,6 +32,17 @@ def _one_of(*allowed: str) -> Check:
         return None if value in allowed else "must be one of " + ", ".join(map(repr, allowed))
 
     return check
+
+
+def _names(value: tuple[str, ...]) -> str | None:
+    return None if all(map(str.strip, value)) else "must be a list of texts that are not empty"
+
+
+def _user_names(value: tuple[str, ...]) -> str | None:
+    """By RFC 7616, section 3.4, a user name of Digest authentication holds no colon."""
+    if any(":" in name or not name.isprintable() for name in value):
+        return "must be a list of user names, which hold no colon"
+    return _names(value)
 
 
 def _filled(value: str) -> str | None:
@@ -44,6 +60,10 @@ def _absolute(value: str) -> str | None:
     if Path(value).is_absolute() and "\0" not in value:
         return None
     return "must be an absolute path"
+
+
+def _absolute_or_none(value: str) -> str | None:
+    return _absolute(value) if value else None
 
 
 def _host(value: str) -> str | None:
@@ -77,11 +97,19 @@ class Settings:
     thread_pool: int = _setting("server.thread_pool", 64, _between(2, 1000))
     socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))
     socket_timeout: float = _setting("server.socket_timeout", 10.0, _between(1, 3600))
+    max_connections: int = _setting("server.max_connections", 512, _between(8, 65535))
     max_header: int = _setting("server.max_request_header_size", 65536, _between(1024, 1 << 20))
     max_body: int = _setting("server.max_request_body_size", 65536, _between(1024, 1 << 20))
+    certificate: str = _setting("server.ssl_certificate", "", _absolute_or_none)
+    private_key: str = _setting("server.ssl_private_key", "", _absolute_or_none)
+    names: tuple[str, ...] = _setting("server.names", (), _names)
+    users_file: str = _setting("auth.users_file", "", _absolute_or_none)
+    readers: tuple[str, ...] = _setting("auth.readers", (), _user_names)
+    anonymous: bool = _setting("auth.anonymous", False, _any)
     log_level: str = _setting("log.level", "info", _one_of("debug", "info", "warning", "error"))
     uri: str = _setting("libvirt.uri", "qemu:///system", _uri)
     virsh: str = _setting("libvirt.virsh", "virsh", _filled)
+    machines: tuple[str, ...] = _setting("libvirt.machines", (), _names)
     read_sessions: int = _setting("libvirt.read_sessions", 4, _between(1, 64))
     action_sessions: int = _setting("libvirt.action_sessions", 2, _between(1, 64))
     read_seconds: float = _setting("libvirt.read_seconds", 5.0, _between(0.1, 600))
@@ -89,6 +117,7 @@ class Settings:
     shutdown_mode: str = _setting("libvirt.shutdown_mode", "", _shutdown_mode)
     state_words: str = _setting("service.state_words", "libvirt", _one_of("libvirt", "power"))
     turn_seconds: float = _setting("service.turn_seconds", 30.0, _between(0, 3600))
+    event_streams: int = _setting("service.event_streams", 16, _between(0, 1000))
     backup_dir: str = _setting("boot.backup_dir", "/var/lib/libvirt_mc/backups", _absolute)
     backups_kept: int = _setting("boot.backups_kept", 20, _between(1, 100000))
     grace_seconds: float = _setting("boot.grace_seconds", 15.0, _between(0, 600))
@@ -102,6 +131,24 @@ class Settings:
             complaint = one.metadata["check"](value)
             if complaint:
                 raise SettingsError(key_of(one), value, complaint)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if bool(self.certificate) != bool(self.private_key):
+            key = "server.ssl_private_key" if self.certificate else "server.ssl_certificate"
+            raise SettingsError(key, "", "a certificate and its private key go together")
+        if self.anonymous and self.users_file:
+            raise SettingsError("auth.anonymous", True, "auth.users_file says the opposite")
+        if self.readers and not self.users_file:
+            raise SettingsError("auth.readers", self.readers, "it needs auth.users_file")
+        if not (self.users_file or self.anonymous or _is_loopback(self.host)):
+            raise SettingsError(
+                "server.socket_host",
+                self.host,
+                "anybody who reaches it could switch machines off: make an account "
+                "(libvirt_mc.py --add-user NAME --users FILE) and serve with --users FILE, listen "
+                "on 127.0.0.1, or set auth.anonymous = True",
+            )
 
     @property
     def logging_level(self) -> int:
@@ -117,6 +164,14 @@ class Settings:
         return Path(self.backup_dir)
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether a host is this one alone; any name but `localhost` may be or become another."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def key_of(one: Field[Any]) -> str:
     """The key that names a setting in the file."""
     key: str = one.metadata["key"]
@@ -124,6 +179,8 @@ def key_of(one: Field[Any]) -> str:
 
 
 def _type_name(one: Field[Any]) -> str:
+    if one.type == tuple[str, ...]:
+        return "list of str"
     return one.type if isinstance(one.type, str) else one.type.__name__
 
 
@@ -131,6 +188,8 @@ def _is_a(one: Field[Any], value: object) -> bool:
     """An int serves as a float; a bool, though an int to Python, is neither."""
     if isinstance(value, bool):
         return one.type is bool
+    if one.type == tuple[str, ...]:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     return isinstance(value, (int, float) if one.type is float else one.type)  # type: ignore[arg-type]
 
 
@@ -141,11 +200,17 @@ def load(path: Path | None, overrides: Mapping[str, object]) -> Settings:
     impossible value, OSError if the file cannot be read.
     """
     values = (_read(path) if path else {}) | dict(overrides)
-    names = {key_of(one): one.name for one in fields(Settings)}
+    known = {key_of(one): one for one in fields(Settings)}
     for key, value in values.items():
-        if key not in names:
+        if key not in known:
             raise SettingsError(key, value, "there is no such setting")
-    return Settings(**{names[key]: value for key, value in values.items()})  # type: ignore[arg-type]
+    given = {known[key].name: _frozen(known[key], value) for key, value in values.items()}
+    return Settings(**given)  # type: ignore[arg-type]
+
+
+def _frozen(one: Field[Any], value: object) -> object:
+    """A list becomes a tuple where a tuple is wanted: settings do not change."""
+    return tuple(value) if one.type == tuple[str, ...] and isinstance(value, list) else value
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -14,13 +14,22 @@ FIELDS = {key_of(one): one for one in fields(Settings)}
 
 # For each setting: values that it takes beside its default, and values that it must refuse.
 GOOD: dict[str, list[object]] = {
-    "server.socket_host": ["127.0.0.2", "::1", "localhost", "mc.example.org"],
+    "server.socket_host": ["127.0.0.2", "::1", "localhost"],
     "server.socket_port": [0, 1, 80, 65535],
     "server.thread_pool": [2, 1000],
     "server.socket_queue_size": [1, 65535],
     "server.socket_timeout": [1, 1.5, 3600],
     "server.max_request_header_size": [1024, 1 << 20],
     "server.max_request_body_size": [1024, 1 << 20],
+    "server.max_connections": [8, 65535],
+    "server.ssl_certificate": ["/etc/mc/cert.pem"],
+    "server.ssl_private_key": ["/etc/mc/key.pem"],
+    "server.names": [("lab",), ("lab.example.org", "lab")],
+    "auth.users_file": ["", "/etc/mc/users"],
+    "auth.readers": [("monitor",), ("a b", "ü")],
+    "auth.anonymous": [True, False],
+    "service.event_streams": [0, 1000],
+    "libvirt.machines": [("lab-*",), ("ci-[0-9]*", "*")],
     "log.level": ["debug", "info", "warning", "error"],
     "libvirt.uri": [
         *("test:///default", "test:///a/b.xml", "qemu:///session", "qemu+ssh://root@host/system"),
@@ -47,6 +56,15 @@ IMPOSSIBLE: dict[str, list[object]] = {
     "server.socket_timeout": [0, 0.99, 3601],
     "server.max_request_header_size": [0, 1023, (1 << 20) + 1],
     "server.max_request_body_size": [0, 1023, (1 << 20) + 1],
+    "server.max_connections": [7, 65536],
+    "server.ssl_certificate": ["cert.pem", "/a\0b"],
+    "server.ssl_private_key": ["key.pem", "/a\0b"],
+    "server.names": [("",), ("lab", " ")],
+    "auth.users_file": ["users", "~/users", "/a\0b"],
+    "auth.readers": [("",), ("a:b",), ("a\n",), ("monitor", "")],
+    "auth.anonymous": [],
+    "service.event_streams": [-1, 1001],
+    "libvirt.machines": [("",), ("*", " ")],
     "log.level": ["", "INFO", "verbose", "critical"],
     "libvirt.uri": ["", " ", "qemu:", "qemu:///a b", "qemu:///a\n", "a b", "://x", "qemu+:///x"],
     "libvirt.virsh": ["", "\t", "vir\0sh", "virsh\n"],
@@ -80,6 +98,14 @@ OF_WRONG_TYPE: dict[Any, list[object]] = {
     int: [*NO_NUMBERS, 1.0, 9.5],
     float: [*NO_NUMBERS, float("nan"), float("inf"), float("-inf")],
     str: NO_TEXTS,
+    bool: [0, 1, "True", "", None, [True]],
+    tuple[str, ...]: ["x", 1, None, True, (1,), ("a", None), {"a": "b"}, (b"x",)],
+}
+# Settings that are possible only together with others.
+TOGETHER: dict[str, dict[str, object]] = {
+    "server.ssl_certificate": {"server.ssl_private_key": "/etc/mc/key.pem"},
+    "server.ssl_private_key": {"server.ssl_certificate": "/etc/mc/cert.pem"},
+    "auth.readers": {"auth.users_file": "/etc/mc/users"},
 }
 
 
@@ -120,12 +146,13 @@ def test_settings_do_not_change() -> None:
 
 @pytest.mark.parametrize(("key", "value"), cases(GOOD))
 def test_possible_value_is_taken(key: str, value: object) -> None:
-    assert value_of(settings.load(None, {key: value}), key) == value
+    assert value_of(settings.load(None, {key: value} | TOGETHER.get(key, {})), key) == value
 
 
 @pytest.mark.parametrize(("key", "value"), cases(GOOD))
 def test_possible_value_is_read_from_the_file(file: Path, key: str, value: object) -> None:
-    assert value_of(load(file, f"[global]\n{key} = {value!r}\n"), key) == value
+    lines = [f"{name} = {one!r}" for name, one in {key: value, **TOGETHER.get(key, {})}.items()]
+    assert value_of(load(file, "\n".join(["[global]", *lines])), key) == value
 
 
 @pytest.mark.parametrize(("key", "value"), cases(IMPOSSIBLE))
@@ -255,3 +282,33 @@ def test_some_threads_are_left_for_reading(threads: int, actions: int) -> None:
 )
 def test_log_level_is_one_of_pythons(level: str, number: int) -> None:
     assert Settings(log_level=level).logging_level == number
+
+
+def test_list_in_the_file_is_taken_and_cannot_change(file: Path) -> None:
+    assert load(file, "[global]\nlibvirt.machines = ['lab-*', 'ci-1']\n").machines == (
+        "lab-*",
+        "ci-1",
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "mc.example.org"])
+def test_host_beyond_the_loopback_takes_users_or_an_explicit_word(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"--add-user NAME --users FILE.*auth\.anonymous"):
+        settings.load(None, {"server.socket_host": host})
+    for key, value in (("auth.users_file", "/etc/mc/users"), ("auth.anonymous", True)):
+        assert settings.load(None, {"server.socket_host": host, key: value}).host == host
+
+
+@pytest.mark.parametrize(
+    ("key", "others"),
+    [
+        ("server.ssl_private_key", {"server.ssl_certificate": "/etc/mc/cert.pem"}),
+        ("server.ssl_certificate", {"server.ssl_private_key": "/etc/mc/key.pem"}),
+        ("auth.anonymous", {"auth.anonymous": True, "auth.users_file": "/etc/mc/users"}),
+        ("auth.readers", {"auth.readers": ["monitor"]}),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(key: str, others: dict[str, object]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(None, others)
+    assert caught.value.key == key

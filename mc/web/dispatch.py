@@ -1,7 +1,7 @@
-"""From a URL to a resource."""
+"""From a request to a resource, and back with its answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -10,32 +10,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import cherrypy
 
 from mc.virsh.quoting import decode
+from mc.web.guard import Guard
+from mc.web.operation import Content, Resource, Route, Stream
+from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json
-
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")
-
-
-class Resource:
-    """Answers HTTP methods by methods of the same name, which take the URL's variables.
-
-    They return what is to be sent as JSON. HEAD is answered where it is named: where GET acts,
-    HEAD must not.
-    """
-
-    def methods(self) -> list[str]:
-        return [name for name in METHODS if hasattr(self, name)] + ["OPTIONS"]
-
-
-@dataclass(frozen=True)
-class Route:
-    """A URL, such as `/service/{machine}/boot`, and the resource that answers there."""
-
-    template: str
-    resource: Resource
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        return tuple(self.template.strip("/").split("/"))
 
 
 class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
@@ -46,9 +24,12 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
     match, the first one counts.
     """
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], guard: Guard) -> None:
         super().__init__()
-        self._routes = [(route.segments, route.resource) for route in routes]
+        self._guard = guard
+        self._routes: dict[int, list[Route]] = defaultdict(list)
+        for route in routes:
+            self._routes[len(route.segments)].append(route)
 
     def __call__(self, path_info: str) -> None:
         """Set the handler of the request being served."""
@@ -57,34 +38,57 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
         request.config = _REQUEST_CONFIG
         request.handler = partial(self._answer, request)
 
-    def _answer(self, request: Any) -> bytes:
+    def _answer(self, request: Any) -> bytes | Iterable[bytes]:
         resource, variables = self._find(segments_of(request.wsgi_environ["REQUEST_URI"]))
-        headers = cherrypy.serving.response.headers
+        self._guard.admit(request, public=resource is not None and resource.public)
+        if resource is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
         if request.method == "OPTIONS":
-            headers["Allow"] = ", ".join(resource.methods())
-            del headers["Content-Type"]
-            cherrypy.serving.response.status = HTTPStatus.NO_CONTENT.value
-            return b""
+            return _nothing_but(resource.methods())
         if request.method not in resource.methods():
             raise Problem(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 f"{request.method} is not for this URL",
                 headers={"Allow": ", ".join(resource.methods())},
             )
-        value = getattr(resource, request.method)(**variables)
-        headers["Content-Type"] = "application/json"
-        return to_json(value)
+        operation = resource.operation(request.method)
+        if operation.acts:
+            self._guard.admit_action(request)
+        given = read_parameters(operation.parameters)
+        return _sent(getattr(resource, request.method)(**variables, **given))
 
-    def _find(self, segments: Sequence[str]) -> tuple[Resource, dict[str, str]]:
-        for pattern, resource in self._routes:
-            if len(pattern) == len(segments):
-                pairs = list(zip(pattern, segments, strict=True))
-                if all(part == segment or part.startswith("{") for part, segment in pairs):
-                    return resource, {p.strip("{}"): s for p, s in pairs if p.startswith("{")}
-        raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
+    def _find(self, segments: Sequence[str]) -> tuple[Resource | None, dict[str, str]]:
+        for route in self._routes[len(segments)]:
+            pairs = list(zip(route.segments, segments, strict=True))
+            if all(part == segment or part.startswith("{") for part, segment in pairs):
+                return route.resource, {p.strip("{}"): s for p, s in pairs if p.startswith("{")}
+        return None, {}
 
 
 _REQUEST_CONFIG = {"request.process_request_body": False}
+
+
+def _nothing_but(methods: list[str]) -> bytes:
+    """The answer to OPTIONS."""
+    response = cherrypy.serving.response
+    response.headers["Allow"] = ", ".join(methods)
+    del response.headers["Content-Type"]
+    response.status = HTTPStatus.NO_CONTENT.value
+    return b""
+
+
+def _sent(value: object) -> bytes | Iterable[bytes]:
+    """The body for what a resource returned."""
+    response = cherrypy.serving.response
+    if isinstance(value, Stream):
+        response.headers["Content-Type"] = value.media_type
+        response.stream = True
+        return value.chunks
+    if isinstance(value, Content):
+        response.headers["Content-Type"] = value.media_type
+        return value.data
+    response.headers["Content-Type"] = "application/json"
+    return to_json(value)
 
 
 def segments_of(uri: str) -> list[str]:

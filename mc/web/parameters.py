@@ -1,8 +1,9 @@
-"""The parameters of an action, from the query and from a JSON body."""
+"""The parameters of an operation: what each takes, and how it is read from a request."""
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -10,15 +11,27 @@ import cherrypy
 
 from mc.web.problems import Problem
 
-Reader = Callable[[Any], object]
-"""Turns a parameter's text or JSON value into its value; ValueError says what it must be."""
-
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 
 
-def seconds(most: float) -> Reader:
-    """A reader of a duration between 0 and `most` seconds."""
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter, which a request gives in its query or in a JSON body.
+
+    read: turns text or a JSON value into the value; ValueError says what it must be.
+    schema: its JSON Schema; about: one line about it.
+    """
+
+    name: str
+    about: str
+    read: Callable[[Any], object]
+    schema: dict[str, Any]
+    required: bool = False
+
+
+def seconds(name: str, about: str, most: float) -> Parameter:
+    """A duration between 0 and `most` seconds."""
 
     def read(value: object) -> float:
         number = isinstance(value, (str, int, float)) and not isinstance(value, bool)
@@ -26,50 +39,60 @@ def seconds(most: float) -> Reader:
             raise ValueError(f"a number of seconds between 0 and {most:g}")
         return float(str(value))
 
-    return read
+    return Parameter(name, about, read, {"type": "number", "minimum": 0, "maximum": most})
 
 
-def boolean(value: object) -> bool:
+def boolean(name: str, about: str) -> Parameter:
     """True or false, spelled out: the text `False` must not count as true."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _BOOLEANS:
-        return _BOOLEANS[value.lower()]
-    raise ValueError("true or false")
+
+    def read(value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _BOOLEANS:
+            return _BOOLEANS[value.lower()]
+        raise ValueError("true or false")
+
+    return Parameter(name, about, read, {"type": "boolean"})
 
 
-def one_of(*allowed: str) -> Reader:
-    """A reader of a word out of a few."""
+def one_of(name: str, about: str, *allowed: str) -> Parameter:
+    """A word out of a few, which has to be given."""
 
     def read(value: object) -> str:
         if isinstance(value, str) and value in allowed:
             return value
         raise ValueError("one of " + ", ".join(allowed))
 
-    return read
+    schema = {"type": "string", "enum": list(allowed)}
+    return Parameter(name, about, read, schema, required=True)
 
 
-def parameters(readers: Mapping[str, Reader]) -> dict[str, Any]:
-    """The parameters of the request being served, each read by the reader of its name.
+def read_parameters(wanted: Sequence[Parameter]) -> dict[str, Any]:
+    """The values of the parameters of the request being served, by name.
 
-    Raises a 400 `Problem` for one that is unknown, given twice, or not what it must be.
+    Raises a 400 `Problem` for one that is unknown, missing, given twice, or not what it must be.
     """
     given = dict(cherrypy.serving.request.params)
     for name, value in _body().items():
         if name in given:
             raise _bad(name, value, "given once, in the query or in the body")
         given[name] = value
-    return {name: _read(readers, name, value) for name, value in given.items()}
+    by_name = {parameter.name: parameter for parameter in wanted}
+    values = {name: _read(by_name, name, value) for name, value in given.items()}
+    for name, parameter in by_name.items():
+        if parameter.required and name not in values:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"a {name} is needed", {"parameter": name})
+    return values
 
 
-def _read(readers: Mapping[str, Reader], name: str, value: object) -> object:
-    if name not in readers:
-        known = ", ".join(readers) or "none"
+def _read(by_name: dict[str, Parameter], name: str, value: object) -> object:
+    if name not in by_name:
+        known = ", ".join(by_name) or "none"
         raise Problem(
             HTTPStatus.BAD_REQUEST, f"there is no parameter {name!r} here; there is: {known}"
         )
     try:
-        return readers[name](value)
+        return by_name[name].read(value)
     except ValueError as error:
         raise _bad(name, value, str(error)) from error
 

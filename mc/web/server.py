@@ -10,7 +10,9 @@ import cherrypy
 from cherrypy import _cprequest
 
 from mc.settings import Settings
-from mc.web.dispatch import Route, RouteDispatcher
+from mc.web.dispatch import RouteDispatcher
+from mc.web.guard import Guard
+from mc.web.operation import Route
 from mc.web.problems import Problem, problem_of
 from mc.web.protocol import http_server
 
@@ -64,9 +66,8 @@ def serve(
     """
     _check_address(settings.host, settings.port)
     cherrypy.config.update(_config(settings))
-    application = cherrypy.Application(
-        None, "", {"/": {"request.dispatch": RouteDispatcher(routes)}}
-    )
+    dispatcher = RouteDispatcher(routes, Guard(settings.names))
+    application = cherrypy.Application(None, "", {"/": {"request.dispatch": dispatcher}})
     application.request_class = Request
     application.response_class = Response
     # CherryPy would format a line for every request, only to drop it; actions have a log of ours.

@@ -2,38 +2,33 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
 
 from mc import __version__
 from mc.boot.control import BootControl
-from mc.boot.order import DEVICES
+from mc.boot.order import DEVICES, Device
 from mc.boot.verbs import BOOT_VERBS, BootVerbs
 from mc.machines import Machine, Machines, Status
 from mc.power import Outcome, Power
 from mc.turns import Places
 from mc.verbs import VERBS
 from mc.virsh.quoting import encode
-from mc.web.dispatch import Resource, Route
+from mc.web import schemas
 from mc.web.journal import journal
-from mc.web.parameters import Reader, boolean, one_of, parameters, seconds
+from mc.web.operation import Operation, Resource, Route, operation
+from mc.web.parameters import boolean, one_of, seconds
 from mc.web.problems import Problem
 
 ALL_VERBS = (*VERBS, *BOOT_VERBS)
 LONGEST_WAIT = 600.0
-# The parameters that there are, and how each is read.
-_POWERING_OFF: dict[str, Reader] = {"wait": seconds(LONGEST_WAIT), "force": boolean}
-_BOOTING: dict[str, Reader] = {
-    "once": boolean,
-    "grace": seconds(LONGEST_WAIT),
-    "discard_saved": boolean,
-}
-_BOOT_SETTING: dict[str, Reader] = {
-    "device": one_of(*DEVICES),
-    "once": boolean,
-    "discard_saved": boolean,
-}
+# The parameters that there are.
+_WAIT = seconds("wait", "how long to wait until the machine is off", LONGEST_WAIT)
+_FORCE = boolean("force", "cut the power when the wait is over")
+_GRACE = seconds("grace", "what a running guest gets to power off", LONGEST_WAIT)
+_DEVICE = one_of("device", "what to boot", *DEVICES)
+_ONCE = boolean("once", "for the next boot only")
+_DISCARD_SAVED = boolean("discard_saved", "give up a saved memory image")
 # First segments under /service that are no machine.
 _RESERVED = ("machine", "machines")
 
@@ -83,8 +78,8 @@ class ServiceResource(Resource):
 class Index(ServiceResource):
     """What there is to call."""
 
+    @operation("What there is to call", answer=schemas.INDEX)
     def GET(self) -> object:
-        parameters({})
         return {
             "name": "libvirt_http_mc",
             "version": __version__,
@@ -102,8 +97,8 @@ class Index(ServiceResource):
 class MachineList(ServiceResource):
     """Every machine, by name."""
 
+    @operation("All machines, by name", answer=schemas.MACHINES)
     def GET(self) -> object:
-        parameters({})
         return [self._controller.describe(one) for one in self._controller.machines.list_all()]
 
     HEAD = GET
@@ -112,8 +107,8 @@ class MachineList(ServiceResource):
 class OneMachine(ServiceResource):
     """One machine."""
 
+    @operation("One machine", answer=schemas.MACHINE)
     def GET(self, machine: str) -> object:
-        parameters({})
         return self._controller.describe(self._controller.machines.find(machine))
 
     HEAD = GET
@@ -122,8 +117,8 @@ class OneMachine(ServiceResource):
 class MachineStatus(ServiceResource):
     """The state of one machine and the reason for it."""
 
+    @operation("The state of one machine and the reason for it", answer=schemas.STATUS)
     def GET(self, machine: str) -> object:
-        parameters({})
         status = self._controller.machines.status(machine)
         return {**self._controller.state(status), "reason": status.reason}
 
@@ -133,8 +128,8 @@ class MachineStatus(ServiceResource):
 class StateController(ServiceResource):
     """The verbs and their URLs."""
 
+    @operation("The verbs and their URLs", answer=schemas.STATE_CONTROLLER)
     def GET(self, machine: str) -> object:
-        parameters({})
         found = self._controller.machines.find(machine)
         base = machine_url(found) + "/state_controller/"
         return {
@@ -150,21 +145,25 @@ class StateController(ServiceResource):
 class Boot(ServiceResource):
     """What a machine boots: GET tells it, PUT sets it and powers nothing."""
 
+    @operation("What a machine boots", answer=schemas.BOOT, errors=schemas.BOOT_ERRORS)
     def GET(self, machine: str) -> object:
-        parameters({})
         found = self._controller.machines.find(machine)
         return asdict(self._controller.boot.status(found))
 
     HEAD = GET
 
-    def PUT(self, machine: str) -> object:
+    @operation(
+        "Set what a machine boots; powers nothing",
+        answer=schemas.BOOT_SET,
+        parameters=(_DEVICE, _ONCE, _DISCARD_SAVED),
+        acts=True,
+        errors=schemas.BOOT_ACTION_ERRORS,
+    )
+    def PUT(self, machine: str, device: Device, **how: bool) -> object:
         controller = self._controller
-        given = parameters(_BOOT_SETTING)
-        if "device" not in given:
-            raise Problem(HTTPStatus.BAD_REQUEST, "a device is needed", {"parameter": "device"})
         with journal("boot", machine) as entry, controller.places.place():
-            found, changed = controller.boot_verbs.set(machine, **given)
-            entry.finish(found, changed=changed, now=given["device"])
+            found, changed = controller.boot_verbs.set(machine, device, **how)
+            entry.finish(found, changed=changed, now=device)
         return {
             "machine": found.name,
             "uuid": found.uuid,
@@ -176,15 +175,29 @@ class Boot(ServiceResource):
 class Action(ServiceResource):
     """A verb, which GET and POST do alike. There is no HEAD, so that HEAD never acts."""
 
-    def GET(self, machine: str, verb: str) -> object:
-        perform = self._prepared(verb)
-        with journal(verb, machine) as entry, self._controller.places.place():
-            outcome = perform(machine)
+    def __init__(
+        self,
+        controller: Controller,
+        verb: str,
+        operation: Operation,
+        perform: Callable[..., Outcome],
+    ) -> None:
+        super().__init__(controller)
+        self._verb = verb
+        self._operation = operation
+        self._perform = perform
+
+    def operation(self, method: str) -> Operation:
+        return self._operation
+
+    def GET(self, machine: str, **given: float | bool) -> object:
+        with journal(self._verb, machine) as entry, self._controller.places.place():
+            outcome = self._perform(self._verb, machine, **given)
             entry.finish(outcome.machine, changed=outcome.changed, now=outcome.status.state)
         return {
             "machine": outcome.machine.name,
             "uuid": outcome.machine.uuid,
-            "action": verb,
+            "action": self._verb,
             "changed": outcome.changed,
             **self._controller.state(outcome.status),
             "reason": outcome.status.reason,
@@ -192,36 +205,54 @@ class Action(ServiceResource):
 
     POST = GET
 
-    def _prepared(self, verb: str) -> Callable[[str], Outcome]:
-        """What does the verb to a machine, with the parameters of the request."""
-        controller = self._controller
-        if verb in BOOT_VERBS:
-            given = {"grace": controller.grace_seconds} | parameters(_BOOTING)
-            return partial(controller.boot_verbs.perform, verb, **given)
-        if verb in VERBS:
-            given = parameters(_POWERING_OFF if VERBS[verb].waits else {})
-            if given.get("force"):
-                given.setdefault("wait", controller.grace_seconds)
-            return partial(controller.power.perform, verb, **given)
+
+class UnknownVerb(Resource):
+    """Tells those who mistype a verb which ones there are."""
+
+    @operation("Always 404: there is no such verb", answer={})
+    def GET(self, machine: str, verb: str) -> object:
         raise Problem(
             HTTPStatus.NOT_FOUND,
             f"there is no verb {verb!r}; there are {', '.join(ALL_VERBS)}",
             {"verbs": list(ALL_VERBS)},
         )
 
-
-class Shortcut(Action):
-    """The hard reset at the address that the first README gave it."""
-
-    def GET(self, machine: str, verb: str = "force_reset") -> object:
-        return super().GET(machine, verb)
-
     POST = GET
+
+
+def _power_action(controller: Controller, verb: str) -> Action:
+    def perform(verb: str, machine: str, **given: float | bool) -> Outcome:
+        if given.get("force"):
+            given.setdefault("wait", controller.grace_seconds)
+        return controller.power.perform(verb, machine, **given)  # type: ignore[arg-type]
+
+    parameters = (_WAIT, _FORCE) if VERBS[verb].waits else ()
+    declared = Operation(
+        VERBS[verb].summary, schemas.OUTCOME, parameters, acts=True, errors=schemas.ACTION_ERRORS
+    )
+    return Action(controller, verb, declared, perform)
+
+
+def _boot_action(controller: Controller, verb: str) -> Action:
+    def perform(verb: str, machine: str, **given: float | bool) -> Outcome:
+        grace = {"grace": controller.grace_seconds}
+        return controller.boot_verbs.perform(verb, machine, **(grace | given))  # type: ignore[arg-type]
+
+    declared = Operation(
+        f"Boot from {BOOT_VERBS[verb]}, whatever state the machine is in",
+        schemas.OUTCOME,
+        (_ONCE, _GRACE, _DISCARD_SAVED),
+        acts=True,
+        errors=schemas.BOOT_ACTION_ERRORS,
+    )
+    return Action(controller, verb, declared, perform)
 
 
 def routes(controller: Controller) -> list[Route]:
     """Every URL there is. `machine` and `machines` come before the machines of these names."""
     machine = "/service/{machine}"
+    verbs = {verb: _power_action(controller, verb) for verb in VERBS}
+    verbs |= {verb: _boot_action(controller, verb) for verb in BOOT_VERBS}
     return [
         Route("/", Index(controller)),
         Route("/service", Index(controller)),
@@ -229,8 +260,10 @@ def routes(controller: Controller) -> list[Route]:
         Route("/service/machines", MachineList(controller)),
         Route(machine, OneMachine(controller)),
         Route(machine + "/boot", Boot(controller)),
-        Route(machine + "/force_reset", Shortcut(controller)),
+        # The hard reset at the address that the first README gave it.
+        Route(machine + "/force_reset", verbs["force_reset"]),
         Route(machine + "/state_controller", StateController(controller)),
         Route(machine + "/state_controller/status", MachineStatus(controller)),
-        Route(machine + "/state_controller/{verb}", Action(controller)),
+        *(Route(f"{machine}/state_controller/{verb}", verbs[verb]) for verb in verbs),
+        Route(machine + "/state_controller/{verb}", UnknownVerb()),
     ]

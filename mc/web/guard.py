@@ -1,0 +1,90 @@
+"""Who may call: requests to a foreign host, and actions caused by foreign pages, are refused."""
+
+import socket
+from collections.abc import Iterable
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from mc.web.problems import Problem
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# How browsers and their helpers say that nobody has asked yet.
+_PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz")
+
+
+class Guard:
+    """Admits requests, or raises the `Problem` to answer.
+
+    `names` are what this host may be called beside its own name, `localhost` and an IP address.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        own = {"localhost", socket.gethostname(), socket.getfqdn()}
+        self._names = {name.lower().rstrip(".") for name in own | set(names)}
+
+    def admit(self, request: Any, *, public: bool) -> None:
+        """421 for a host that is not this one."""
+        self._check_host(request)
+
+    def admit_action(self, request: Any) -> None:
+        """403 for what a person did not ask this controller for: a foreign page or a prefetch."""
+        for header in _PREFETCH_HEADERS:
+            if "prefetch" in request.headers.get(header, "").lower():
+                raise Problem(HTTPStatus.FORBIDDEN, "a prefetch must not act")
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        if site not in ("none", "same-origin"):
+            raise Problem(HTTPStatus.FORBIDDEN, f"a {site} page must not act here")
+        # Browsers send Sec-Fetch-Site over TLS and to the loopback only.
+        for header in ("Origin", "Referer"):
+            address = request.headers.get(header)
+            if address and not _same_host(address, request.headers.get("Host", "")):
+                raise Problem(
+                    HTTPStatus.FORBIDDEN, f"a page of another host must not act here: {address}"
+                )
+
+    def _check_host(self, request: Any) -> None:
+        """A name that a foreign page has made to point here must not make it one of ours.
+
+        DNS rebinding; RFC 9110, section 7.4. Only HTTP/1.0 may leave the host out, and browsers
+        do not speak it.
+        """
+        uri = request.wsgi_environ["REQUEST_URI"]
+        authorities = [request.headers.get("Host", "localhost")]
+        if not uri.startswith("/") and uri != "*":
+            authorities.append(urlsplit(uri).netloc)
+        for authority in authorities:
+            if not self._is_own(_host_and_port(authority, "http")[0]):
+                raise Problem(
+                    HTTPStatus.MISDIRECTED_REQUEST,
+                    f"{authority!r} is no name of this host; server.names may list it",
+                )
+
+    def _is_own(self, host: str) -> bool:
+        try:
+            ip_address(host)
+        except ValueError:
+            return host.rstrip(".") in self._names
+        return True
+
+
+def _same_host(address: str, authority: str) -> bool:
+    """Whether the URL of a page is on the host that the request is for."""
+    parts = urlsplit(address)
+    return _host_and_port(parts.netloc, parts.scheme) == _host_and_port(authority, parts.scheme)
+
+
+def _host_and_port(authority: str, scheme: str) -> tuple[str, int | None]:
+    """The parts of `HOST[:PORT]`, in lower case and without brackets; ("", None) for nonsense.
+
+    >>> _host_and_port("[::1]:9001", "http")
+    ('::1', 9001)
+    >>> _host_and_port("Lab", "https")
+    ('lab', 443)
+    """
+    try:
+        parts = urlsplit(f"//{authority}")
+        return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(scheme)
+    except ValueError:
+        return "", None
