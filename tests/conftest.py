@@ -1,11 +1,17 @@
 """What tests share: one laboratory, and one daemon on it."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.daemon import Daemon
 from tests.lab import Laboratory
+
+
+def pytest_configure() -> None:
+    """A shell that starts pytest in the background has it, and all that it starts, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

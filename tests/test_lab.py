@@ -433,6 +433,9 @@ def test_command_ends_all_its_processes(number: signal.Signals | None) -> None:
     ) as command:
         assert command.stdin and command.stdout
         uri = command.stdout.readline().strip()
+        # To the end: nothing is written any more when nobody reads.
+        while command.stdout.readline() != "Enter ends the laboratory.\n":
+            assert command.poll() is None
         folder = uri.partition("socket=")[2].removesuffix("/run/libvirt/libvirt-sock")
         assert len(living(folder)) >= 4  # keeper, libvirtd, two machines
         if number:

@@ -14,8 +14,7 @@ A running machine obeys a key written to its serial.in, and prints to its serial
 {keys}
 {machines}
 
-Enter ends the laboratory.
-"""
+Enter ends the laboratory."""
 
 
 def main() -> None:
