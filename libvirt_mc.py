@@ -2,13 +2,15 @@
 """The daemon's entry point: the command line, the settings, and the run."""
 
 import argparse
+import getpass
 import logging
 import sys
 from pathlib import Path
 
 from mc import __version__, settings
-from mc.errors import SettingsError, VirshUnusable
+from mc.errors import BadAccount, SettingsError, UsersUnusable, VirshUnusable
 from mc.settings import Settings
+from mc.users import add_user
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, OSError) as error:
         print(f"libvirt_mc: {error}", file=sys.stderr)
         return 2
+    if options.add_user is not None:
+        return _add_user(options.add_user, chosen)
     if options.check_config:
         print("libvirt_mc: the settings are valid")
         return 0
@@ -37,8 +41,16 @@ def _command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", type=_address, help="where to serve [127.0.0.1:9001]"
     )
+    parser.add_argument("--users", metavar="FILE", type=Path, help="accounts, by htdigest")
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate, for HTTPS")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="its private key")
     parser.add_argument("--backup-dir", metavar="DIR", type=Path, help="where backups of XML go")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error [info]")
+    parser.add_argument(
+        "--add-user",
+        metavar="NAME",
+        help="add an account to the users file or change its password, and exit",
+    )
     parser.add_argument("--check-config", action="store_true", help="check the settings and exit")
     parser.add_argument("--version", action="version", version=f"libvirt_mc {__version__}")
     return parser
@@ -58,10 +70,40 @@ def _overrides(options: argparse.Namespace) -> dict[str, object]:
         "server.socket_host": host,
         "server.socket_port": port,
         "libvirt.uri": options.connect,
-        "boot.backup_dir": options.backup_dir and str(options.backup_dir.absolute()),
+        "auth.users_file": _absolute(options.users),
+        "server.ssl_certificate": _absolute(options.tls_cert),
+        "server.ssl_private_key": _absolute(options.tls_key),
+        "boot.backup_dir": _absolute(options.backup_dir),
         "log.level": options.log_level,
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _add_user(name: str, chosen: Settings) -> int:
+    if not chosen.users_file:
+        print("libvirt_mc: --add-user needs --users FILE or auth.users_file", file=sys.stderr)
+        return 2
+    try:
+        add_user(Path(chosen.users_file), name, _password())
+    except (BadAccount, UsersUnusable, OSError) as error:
+        print(f"libvirt_mc: {error}", file=sys.stderr)
+        return 1
+    print(f"libvirt_mc: {chosen.users_file} has an account for {name}")
+    return 0
+
+
+def _password() -> str:
+    """Asked for twice at a terminal; else the first line of standard input."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().removesuffix("\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        raise BadAccount("the two passwords differ")
+    return password
 
 
 def _serve(chosen: Settings) -> int:
@@ -75,7 +117,7 @@ def _serve(chosen: Settings) -> int:
 
     try:
         run(chosen)
-    except (VirshUnusable, OSError) as error:
+    except (VirshUnusable, UsersUnusable, OSError) as error:
         print(f"libvirt_mc: {error}", file=sys.stderr)
         return 1
     return 0

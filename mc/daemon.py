@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import ExitStack
+from pathlib import Path
 
 from mc.boot.backup import Backups
 from mc.boot.control import BootControl
@@ -12,7 +13,11 @@ from mc.power import Power
 from mc.settings import Settings
 from mc.supply import Supply
 from mc.turns import MachineTurns, Places
+from mc.users import Users
 from mc.virsh import RebootEvents, Virsh, check_binary
+from mc.web.accounts import Accounts
+from mc.web.attempts import Attempts
+from mc.web.guard import Guard
 from mc.web.server import serve
 from mc.web.service import Controller, routes
 
@@ -20,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Serve until told to end. Raises `VirshUnusable`, or OSError if the address is taken."""
+    """Serve until told to end.
+
+    Raises `VirshUnusable`, `UsersUnusable`, or OSError if the address is taken.
+    """
     log.info("virsh %s, libvirt at %s", check_binary(settings.virsh), settings.uri)
     virsh = Virsh(
         settings.virsh,
@@ -48,6 +56,9 @@ def run(settings: Settings) -> None:
         grace_seconds=settings.grace_seconds,
     )
 
+    attempts = Attempts()
+    guard = Guard(settings.names, _accounts(settings, attempts))
+
     def announce(url: str) -> None:
         print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
 
@@ -61,4 +72,17 @@ def run(settings: Settings) -> None:
             events.start()
         # Closed first: whoever waits for libvirt then gives up.
         parts.callback(virsh.close)
-        serve(settings, routes(controller), on_serving=announce, on_stop=parts.close)
+        parts.callback(attempts.stop)
+        serve(settings, routes(controller), guard, on_serving=announce, on_stop=parts.close)
+
+
+def _accounts(settings: Settings, attempts: Attempts) -> Accounts | None:
+    """The accounts, if there are any. Raises `UsersUnusable` if their file cannot be used."""
+    if settings.anonymous:
+        log.warning("auth.anonymous: whoever reaches %s may do everything", settings.host)
+    if not settings.users_file:
+        return None
+    users = Users(Path(settings.users_file))
+    for name in sorted(set(settings.readers) - users.names()):
+        log.warning("auth.readers: there is no user %s", name)
+    return Accounts(users, settings.readers, attempts)

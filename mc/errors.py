@@ -1,5 +1,7 @@
 """The few things that can go wrong, with their context as attributes."""
 
+from pathlib import Path
+
 
 class ControllerError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -17,6 +19,19 @@ class SettingsError(ControllerError):
         super().__init__(f"{key} = {value!r}: {reason}")
         self.key = key
         self.value = value
+        self.reason = reason
+
+
+class BadAccount(ControllerError):
+    """Raised if there can be no user of this name or with this password."""
+
+
+class UsersUnusable(ControllerError):
+    """Raised if the file with the accounts cannot be used, so that nobody gets in."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"the users file {path} cannot be used: {reason}")
+        self.path = path
         self.reason = reason
 
 

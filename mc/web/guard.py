@@ -1,4 +1,4 @@
-"""Who may call: requests to a foreign host, and actions caused by foreign pages, are refused."""
+"""Who may call: users, of this host, and on nobody else's behalf."""
 
 import socket
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from mc.web.accounts import Accounts
 from mc.web.problems import Problem
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -18,18 +19,27 @@ class Guard:
     """Admits requests, or raises the `Problem` to answer.
 
     `names` are what this host may be called beside its own name, `localhost` and an IP address.
+    Without `accounts` everybody is let in.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], accounts: Accounts | None) -> None:
+        self._accounts = accounts
         own = {"localhost", socket.gethostname(), socket.getfqdn()}
         self._names = {name.lower().rstrip(".") for name in own | set(names)}
 
     def admit(self, request: Any, *, public: bool) -> None:
-        """421 for a host that is not this one."""
+        """421 for a host that is not this one, 401 for who is no user, unless it is `public`."""
         self._check_host(request)
+        if self._accounts and not public:
+            request.login = self._accounts.identify(request)
 
     def admit_action(self, request: Any) -> None:
-        """403 for what a person did not ask this controller for: a foreign page or a prefetch."""
+        """403 for a user who may only read, and for what no user asked for.
+
+        That is what a foreign page causes (https://www.w3.org/TR/fetch-metadata/), or a prefetch.
+        """
+        if self._accounts and not self._accounts.may_act(request.login):
+            raise Problem(HTTPStatus.FORBIDDEN, f"{request.login} may only read")
         for header in _PREFETCH_HEADERS:
             if "prefetch" in request.headers.get(header, "").lower():
                 raise Problem(HTTPStatus.FORBIDDEN, "a prefetch must not act")

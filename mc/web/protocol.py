@@ -1,54 +1,163 @@
-"""HTTP below the application: what cheroot answers itself, and what it must not let through."""
+"""HTTP below the application: connections, their requests, and what cheroot answers itself."""
 
+import io
+import logging
+import select
+import socket
+import ssl
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-import cherrypy
-from cheroot.server import HTTPConnection
+from cheroot.server import HeaderReader, HTTPConnection
 from cherrypy import _cpwsgi_server
 
+from mc.web.headers import EVERY_ANSWER
+from mc.web.incoming import Incoming
 from mc.web.problems import Problem
+
+if TYPE_CHECKING:
+    from mc.web.reception import Reception
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
+
+
+class Headers(HeaderReader):
+    """Reads headers, less those that are none of the application's business."""
+
+    def _allow_header(self, key_name: bytes) -> bool:
+        """`Expect` has been answered; in WSGI, `X_Y` could not be told from `X-Y` (PEP 3333)."""
+        return key_name != b"Expect" and b"_" not in key_name
 
 
 class Request(_cpwsgi_server.CPWSGIHTTPRequest):  # type: ignore[misc]
-    """A request whose body has a length, so that the next one on the connection is found."""
+    """A request, all of which has come."""
 
-    def read_request_headers(self) -> bool:
-        """Whether the request is fit to be served; if not, it has been answered."""
-        if not super().read_request_headers():
-            return False
-        if self.chunked_read:
-            return self._refuse(HTTPStatus.LENGTH_REQUIRED, "a body needs a Content-Length")
-        if not self.inheaders.get(b"Content-Length", b"0").strip().isdigit():
-            return self._refuse(HTTPStatus.BAD_REQUEST, "the Content-Length is not a number")
-        return True
+    header_reader = Headers()
 
     def simple_response(self, status: str, msg: str = "") -> None:
         """Answer what never gets to the application, and end the connection."""
         code = HTTPStatus(int(str(status)[:3]))
-        self._refuse(code, msg or code.description or code.phrase)
-
-    def _refuse(self, status: HTTPStatus, detail: str) -> bool:
         self.close_connection = True
-        body = Problem(status, detail).json()
-        head = (
-            f"{self.server.protocol} {status.value} {status.phrase}\r\n"
-            "Content-Type: application/problem+json\r\n"
-            f"Content-Length: {len(body)}\r\n"
-            "Cache-Control: no-store\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        self.conn.wfile.write(head.encode("ascii") + body)
-        return False
+        problem = Problem(code, msg or code.description or code.phrase)
+        self.conn.wfile.write(refusal(problem))
+
+
+class Writer:
+    """Sends all that is written to it; raises OSError if that takes the socket's time-out."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def write(self, data: bytes) -> None:
+        self._socket.sendall(data)
 
 
 class Connection(HTTPConnection):
-    """A connection of such requests."""
+    """A connection, which is either with the reception, without blocking, or with a worker.
+
+    deadline: time of the monotonic clock until which the reception waits for it.
+    waiting: whether the reception waits for the client.
+    draining: whether all has been answered, so that what comes is of no interest.
+    """
 
     RequestHandlerClass = Request
 
+    def __init__(self, reception: "Reception", connection: socket.socket, address: Any) -> None:
+        self._reception = reception
+        self.server = reception.server
+        self.socket = connection
+        self.remote_addr, self.remote_port = address[:2]
+        self.ssl_env: dict[str, Any] = {}
+        self.incoming = Incoming(
+            self.server.max_request_header_size, self.server.max_request_body_size
+        )
+        self.rfile = io.BytesIO()
+        self.wfile = Writer(connection)
+        self.deadline = 0.0
+        self.waiting = False
+        self.draining = False
+        self._shaking_hands = isinstance(connection, ssl.SSLSocket)
 
-def http_server() -> _cpwsgi_server.CPWSGIServer:
-    """An HTTP server by the settings of `cherrypy.server`."""
-    server = _cpwsgi_server.CPWSGIServer(cherrypy.server)
-    server.ConnectionClass = Connection
-    return server
+    def advance(self) -> int:
+        """Take what has come: the epoll event to wait for, or 0 if a request is whole in `rfile`.
+
+        Raises EOFError at the end, OSError, or a `Problem` for what can be no request.
+        """
+        try:
+            if self._shaking_hands:
+                self._shake_hands()
+            if self.draining:
+                self._receive()
+                return select.EPOLLIN
+            return self._gather()
+        except ssl.SSLWantWriteError:
+            return select.EPOLLOUT
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return select.EPOLLIN
+
+    def _shake_hands(self) -> None:
+        try:
+            self.socket.do_handshake()
+        except ssl.SSLError as error:
+            if error.reason == "HTTP_REQUEST":
+                self.socket = socket.socket(fileno=self.socket.detach())
+                self.wfile = Writer(self.socket)
+                self._shaking_hands = False
+                raise Problem(HTTPStatus.BAD_REQUEST, "here is only HTTPS") from error
+            raise
+        self._shaking_hands = False
+        self.ssl_env = self.server.ssl_adapter.get_environ(self.socket)
+
+    def _gather(self) -> int:
+        while (request := self.incoming.take()) is None:
+            if self.incoming.expects_continue:
+                self.incoming.expects_continue = False
+                self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.incoming.feed(self._receive())
+        self.rfile = io.BytesIO(request)
+        return 0
+
+    def _receive(self) -> bytes:
+        data: bytes = self.socket.recv(_CHUNK)
+        if not data:
+            raise EOFError
+        return data
+
+    @property
+    def in_the_middle(self) -> bool:
+        """Whether a part of a request has come."""
+        return self.incoming.started and not self.draining
+
+    def more_is_here(self) -> bool:
+        """Whether bytes have been received that no event will announce."""
+        return self.incoming.started or isinstance(self.socket, ssl.SSLSocket)
+
+    def refuse(self, problem: Problem) -> None:
+        """Send an error to a client that may not wait for it."""
+        try:
+            self.socket.send(refusal(problem))
+        except OSError as error:
+            log.debug("%s was not told %r: %s", self.remote_addr, problem.detail, error)
+
+    def close(self) -> None:
+        """What a worker calls when it has answered for the last time."""
+        self._reception.part_with(self)
+
+    def end(self) -> None:
+        self.socket.close()
+
+
+def refusal(problem: Problem) -> bytes:
+    """A whole response that is an error, after which the connection ends."""
+    body = problem.json()
+    headers = {
+        **EVERY_ANSWER,
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    lines = [f"HTTP/1.1 {problem.status.value} {problem.status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body

@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
@@ -10,11 +11,13 @@ import cherrypy
 from cherrypy import _cprequest
 
 from mc.settings import Settings
+from mc.web.attempts import WAITING_AT_MOST
 from mc.web.dispatch import RouteDispatcher
 from mc.web.guard import Guard
+from mc.web.headers import EVERY_ANSWER
 from mc.web.operation import Route
 from mc.web.problems import Problem, problem_of
-from mc.web.protocol import http_server
+from mc.web.reception import Server
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +47,17 @@ class Request(_cprequest.Request):  # type: ignore[misc]
 
 
 class Response(_cprequest.Response):  # type: ignore[misc]
-    """A response that must not be stored, since a GET may act, and tells no version."""
+    """A response with the headers that every answer has."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.headers["Server"] = "libvirt_http_mc"
-        self.headers["Cache-Control"] = "no-store"
+        self.headers.update(EVERY_ANSWER)
 
 
 def serve(
     settings: Settings,
     routes: Sequence[Route],
+    guard: Guard,
     *,
     on_serving: Callable[[str], None],
     on_stop: Callable[[], None],
@@ -66,7 +69,7 @@ def serve(
     """
     _check_address(settings.host, settings.port)
     cherrypy.config.update(_config(settings))
-    dispatcher = RouteDispatcher(routes, Guard(settings.names))
+    dispatcher = RouteDispatcher(routes, guard)
     application = cherrypy.Application(None, "", {"/": {"request.dispatch": dispatcher}})
     application.request_class = Request
     application.response_class = Response
@@ -74,7 +77,7 @@ def serve(
     application.log.access = lambda: None
     cherrypy.log.error_log.setLevel(logging.WARNING)
     cherrypy.tree.mount(application)
-    cherrypy.server.instance = http_server()
+    cherrypy.server.instance = _server(settings)
     # Before the server's own 25: it waits for its workers, which may wait for libvirt.
     cherrypy.engine.subscribe("stop", on_stop, priority=20)
     # As Ctrl-C does, also while the engine is still starting.
@@ -89,17 +92,35 @@ def serve(
         cherrypy.engine.exit()
 
 
+def _server(settings: Settings) -> Server:
+    """Raises OSError if there is no such certificate or key."""
+    try:
+        server = Server(settings.max_connections)
+    except OSError as error:
+        raise OSError(
+            f"server.ssl_certificate {settings.certificate}, "
+            f"server.ssl_private_key {settings.private_key}: {error}"
+        ) from error
+    if server.ssl_adapter is not None:
+        server.ssl_adapter.context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return server
+
+
 def _config(settings: Settings) -> dict[str, object]:
     return {
         "environment": "production",
         "log.screen": False,
         "server.socket_host": settings.host,
         "server.socket_port": settings.port,
-        "server.thread_pool": settings.thread_pool,
+        # Streams and answers to wrong passwords take their time, and so have threads of their own.
+        "server.thread_pool": settings.thread_pool + settings.event_streams + WAITING_AT_MOST,
         "server.socket_queue_size": settings.socket_queue_size,
         "server.socket_timeout": settings.socket_timeout,
         "server.max_request_header_size": settings.max_header,
         "server.max_request_body_size": settings.max_body,
+        "server.ssl_module": "builtin",
+        "server.ssl_certificate": settings.certificate or None,
+        "server.ssl_private_key": settings.private_key or None,
         "server.shutdown_timeout": _SHUTDOWN_SECONDS,
     }
 
@@ -121,4 +142,5 @@ def _check_address(host: str, port: int) -> None:
 
 def _url() -> str:
     host, port = cherrypy.server.bound_addr
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if cherrypy.server.ssl_certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
