@@ -2,6 +2,8 @@
 
 LISTEN ?= 127.0.0.1:9001
 PYTHON ?= python3
+# Processes of the tests, which wait more than they work.
+WORKERS ?= 3
 VENV := .venv
 space := $(subst ,, )
 DEMO := test://$(subst $(space),%20,$(CURDIR))/config/demo.xml
@@ -20,7 +22,7 @@ run: $(VENV)/run
 		--backup-dir $(VENV)/backups
 
 test: $(VENV)/test laboratory
-	$(VENV)/bin/pytest $(TESTS)
+	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 check: $(VENV)/test
 	$(VENV)/bin/ruff format --check

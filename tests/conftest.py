@@ -10,7 +10,7 @@ from tests.lab import Laboratory
 
 
 def pytest_configure() -> None:
-    """A shell that starts pytest in the background has it, and all that it starts, ignore SIGINT."""
+    """A shell that starts pytest in the background has all that it starts ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

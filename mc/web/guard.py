@@ -81,7 +81,10 @@ class Guard:
 
 def _same_host(address: str, authority: str) -> bool:
     """Whether the URL of a page is on the host that the request is for."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
     return _host_and_port(parts.netloc, parts.scheme) == _host_and_port(authority, parts.scheme)
 
 

@@ -5,6 +5,8 @@ import logging
 import select
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,22 @@ class Request(_cpwsgi_server.CPWSGIHTTPRequest):  # type: ignore[misc]
 
     header_reader = Headers()
 
+    def send_headers(self) -> None:
+        """With the first part of the body, if there is one: a packet less."""
+        with self.conn.wfile.held():
+            super().send_headers()
+
+    def respond(self) -> None:
+        super().respond()
+        self.conn.wfile.flush()
+
+    def parse_request(self) -> None:
+        try:
+            super().parse_request()
+        except ValueError as error:
+            # Such as `http://[::1`, which cheroot does not expect.
+            self.simple_response("400 Bad Request", f"the request cannot be read: {error}")
+
     def simple_response(self, status: str, msg: str = "") -> None:
         """Answer what never gets to the application, and end the connection."""
         code = HTTPStatus(int(str(status)[:3]))
@@ -49,9 +67,25 @@ class Writer:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._kept = b""
+        self._holding = False
 
     def write(self, data: bytes) -> None:
-        self._socket.sendall(data)
+        self._kept += data
+        if not self._holding:
+            self.flush()
+
+    def flush(self) -> None:
+        data, self._kept = self._kept, b""
+        if data:
+            self._socket.sendall(data)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is written meanwhile goes out with what is written next."""
+        self._holding = True
+        yield
+        self._holding = False
 
 
 class Connection(HTTPConnection):

@@ -1,0 +1,274 @@
+"""Who is let in: Digest as real clients speak it and as attackers might, and read-only users."""
+
+import http.client
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import pytest
+import requests
+from requests.auth import HTTPDigestAuth
+
+from mc.users import add_user
+from mc.web.service import Controller, routes
+from tests.daemon import Answer, Daemon
+from tests.digest import authorization, nonce_of
+from tests.hypervisor import hypervisor
+from tests.lab import until
+
+OK, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, UNAVAILABLE = 200, 401, 403, 404, 503
+STATUS = "/service/vm/state_controller/status"
+OFF = "/service/vm/state_controller/force_off"
+ON = "/service/vm/state_controller/power_on"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("accounts")
+
+
+@pytest.fixture(scope="module")
+def daemon(folder: Path) -> Iterator[Daemon]:
+    add_user(folder / "users", "admin", "secret")
+    add_user(folder / "users", "monitor", "watch")
+    (folder / "mc.conf").write_text('[global]\nauth.readers = ["monitor"]\n')
+    uri = hypervisor(folder / "machines.xml", [("vm", "running"), ("späce vm", "running")])
+    arguments = ("--config", str(folder / "mc.conf"), "--users", str(folder / "users"))
+    with Daemon("--connect", uri, *arguments) as daemon:
+        yield daemon
+
+
+def session(user: str = "admin", password: str = "secret") -> requests.Session:  # noqa: S107
+    made = requests.Session()
+    made.trust_env = False
+    made.auth = HTTPDigestAuth(user, password)
+    return made
+
+
+def url(daemon: Daemon, path: str) -> str:
+    return f"http://127.0.0.1:{daemon.port}{path}"
+
+
+def signed(daemon: Daemon, path: str, **how: str | None) -> Answer:
+    """The answer to a request with a proof of its own making."""
+    nonce = how.pop("nonce", None) or nonce_of(daemon.get(path))
+    uri = how.pop("uri", None) or path
+    return daemon.request("GET", path, headers=authorization(uri, nonce, **how))  # type: ignore[arg-type]
+
+
+def test_every_route_needs_a_user(daemon: Daemon) -> None:
+    """By every method, also one that there is not, and where there is nothing."""
+    before = len(daemon.virsh_commands())
+    templates = [route for route in routes(cast(Controller, None)) if not route.resource.public]
+    assert len(templates) > 20
+    paths = [route.template.replace("{machine}", "vm") for route in templates]
+    for path in [*paths, "/nope", "/service/vm/nope", "/favicon.ico"]:
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "BREW"):
+            answer = daemon.request(method, path, b"{}" if method in ("POST", "PUT") else None)
+            assert answer.status == UNAUTHORIZED, (method, path, answer)
+            challenge = answer.headers["www-authenticate"]
+            assert challenge.startswith('Digest realm="libvirt_mc", nonce="')
+            assert "Basic" not in challenge
+    assert daemon.virsh_commands()[before:] == []
+
+
+def test_requests_gets_in_by_digest(daemon: Daemon) -> None:
+    with session() as client:
+        for path in (STATUS, f"{STATUS}?", "/service/sp%C3%A4ce%20vm", "/service/machines"):
+            assert client.get(url(daemon, path), timeout=30).status_code == OK
+        assert client.get(url(daemon, "/nope"), timeout=30).status_code == NOT_FOUND
+        query = url(daemon, "/service/vm/state_controller/power_off?wait=5&force=true")
+        assert client.get(query, timeout=30).json()["state"] == "shut off"
+        assert client.post(url(daemon, ON), json={}, timeout=30).json()["state"] == "running"
+
+
+def curl(*arguments: str) -> str:
+    done = subprocess.run(
+        ["curl", "--silent", "--max-time", "30", *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_curl_gets_in_by_digest(daemon: Daemon) -> None:
+    for how in ("--digest", "--anyauth"):
+        assert json.loads(curl(how, "-u", "admin:secret", url(daemon, STATUS)))["power"] == "on"
+
+
+def test_basic_is_for_tls_only(daemon: Daemon) -> None:
+    answer = json.loads(curl("--basic", "-u", "admin:secret", url(daemon, STATUS)))
+    assert answer["status"] == UNAUTHORIZED
+
+
+def test_log_names_the_user_who_acted(daemon: Daemon) -> None:
+    with session() as client:
+        client.get(url(daemon, ON), timeout=30)
+    assert ' user=admin machine="vm" ' in daemon.log()
+
+
+def test_reader_reads_and_does_not_act(daemon: Daemon) -> None:
+    before = len(daemon.virsh_commands())
+    with session("monitor", "watch") as client:
+        for path in ("/", "/service/machines", STATUS, "/service/vm/state_controller"):
+            assert client.get(url(daemon, path), timeout=30).status_code == OK
+        acting = [
+            (method, route.template)
+            for route in routes(cast(Controller, None))
+            for method in route.resource.methods()
+            if method != "OPTIONS" and route.resource.operation(method).acts
+        ]
+        assert len(acting) > 20
+        for method, template in acting:
+            path = template.replace("{machine}", "vm")
+            answer = client.request(method, url(daemon, path), timeout=30)
+            assert (answer.status_code, "may only read" in answer.text) == (FORBIDDEN, True)
+    words = {command.split(" ")[0] for command in daemon.virsh_commands()[before:]}
+    assert words <= {"domstats", "list", "domstate", "dominfo"}
+
+
+def test_proof_without_qop_is_good(daemon: Daemon) -> None:
+    """RFC 2069, which old clients speak."""
+    assert signed(daemon, STATUS, qop=None).status == OK
+    assert signed(daemon, STATUS).status == OK
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"password": "wrong"},
+        {"user": "nobody"},
+        {"user": "monitor"},
+        {"realm": "printers"},
+        {"qop": "auth-int"},
+        {"algorithm": "MD5-sess"},
+        {"algorithm": "SHA-256"},
+        {"method": "POST"},
+        {"signed": STATUS},
+        {"uri": STATUS},
+        {"uri": OFF + "?"},
+        {"uri": OFF + "/"},
+    ],
+)
+def test_proof_of_something_else_is_refused(daemon: Daemon, how: dict[str, str]) -> None:
+    before = len(daemon.virsh_commands())
+    assert signed(daemon, OFF, **how).status == UNAUTHORIZED
+    assert daemon.virsh_commands()[before:] == []
+
+
+def test_proof_counts_for_the_whole_url_as_a_proxy_may_have_seen_it(daemon: Daemon) -> None:
+    whole = url(daemon, STATUS)
+    assert signed(daemon, STATUS, uri=whole).status == OK
+
+
+@pytest.mark.parametrize("nonce", ["1:abc", "x", "1795600000:" + "0" * 32, ":", "9" * 40 + ":a"])
+def test_nonce_of_somebody_else_is_renewed_for_who_knows_the_password(
+    daemon: Daemon, nonce: str
+) -> None:
+    """After a restart, for one: browsers then do not ask again."""
+    answer = signed(daemon, STATUS, nonce=nonce)
+    assert answer.status == UNAUTHORIZED
+    assert 'stale="true"' in answer.headers["www-authenticate"]
+    assert signed(daemon, STATUS, nonce=nonce_of(answer)).status == OK
+    answer = signed(daemon, STATUS, nonce=nonce, password="wrong")  # noqa: S106
+    assert "stale" not in answer.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Digest", "Digest ", "Digest a", "Digest a=", "Digest a=,b", 'Digest username="', "Digest =",
+     "Basic", "Basic %%%", "Basic YWRtaW46c2VjcmV0", "Bearer x", "digest username=admin", ",",
+     "Digest " + "a=b," * 5000, 'Digest username="\xff\xfe"', "Digest username=\t"],
+)  # fmt: skip
+def test_nonsense_is_no_proof(daemon: Daemon, header: str) -> None:
+    answer = daemon.request("GET", STATUS, headers={"Authorization": header})
+    assert answer.status == UNAUTHORIZED, answer
+
+
+def test_other_headers_are_no_proof(daemon: Daemon) -> None:
+    good = authorization(STATUS, nonce_of(daemon.get(STATUS)))["Authorization"]
+    for name in ("CGI-Authorization", "Proxy-Authorization", "Remote-User", "Login"):
+        assert daemon.request("GET", STATUS, headers={name: good}).status == UNAUTHORIZED
+
+
+def test_wrong_password_is_logged_with_its_address(daemon: Daemon) -> None:
+    signed(daemon, STATUS, user="mal\u00f6ry", password="guess")  # noqa: S106
+    line = [line for line in daemon.log().splitlines() if "wrong password" in line][-1]
+    assert "client=127.0.0.1" in line
+    assert "mal" in line
+    assert "guess" not in daemon.log()
+
+
+def test_right_password_is_answered_while_a_wrong_one_waits(daemon: Daemon) -> None:
+    """Tried several times: on a loaded machine the wait may be over before one looks."""
+    nonce = nonce_of(daemon.get(STATUS))
+    wrong = authorization(STATUS, nonce, password="wrong")  # noqa: S106
+
+    def overtakes() -> bool:
+        logged = daemon.log().count("wrong password")
+        guess = executor.submit(daemon.request, "GET", STATUS, None, wrong)
+        until(lambda: daemon.log().count("wrong password") > logged, 30, "log line")
+        right = client.get(url(daemon, STATUS), timeout=30)
+        overtook = not guess.done()
+        assert (right.status_code, guess.result(30).status) == (OK, UNAUTHORIZED)
+        return overtook
+
+    with ThreadPoolExecutor(1) as executor, session() as client:
+        assert any(overtakes() for _ in range(10))
+
+
+def test_guessing_in_parallel_is_refused_and_others_are_let_in(daemon: Daemon) -> None:
+    """From another address of the loopback: 127.0.0.9."""
+    nonce = nonce_of(daemon.get(STATUS))
+
+    def guess(number: int) -> int:
+        source = ("127.0.0.9", 0)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", daemon.port, timeout=60, source_address=source
+        )
+        headers = authorization(STATUS, nonce, password=f"guess {number}")
+        connection.request("GET", STATUS, headers=headers)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    with ThreadPoolExecutor(40) as executor:
+        guesses = [executor.submit(guess, number) for number in range(80)]
+        with session() as client:
+            assert client.get(url(daemon, STATUS), timeout=30).status_code == OK
+        statuses = {one.result(60) for one in guesses}
+    assert statuses == {UNAUTHORIZED, 429}
+
+
+def test_accounts_are_read_again_and_nobody_gets_in_while_they_cannot_be(
+    folder: Path, daemon: Daemon
+) -> None:
+    users = folder / "users"
+    add_user(users, "new", "password")
+    with session("new", "password") as client:
+        assert client.get(url(daemon, STATUS), timeout=30).status_code == OK
+        users.chmod(0o644)
+        answer = client.get(url(daemon, STATUS), timeout=30)
+        assert answer.status_code == UNAVAILABLE
+        assert str(folder) not in answer.text
+        assert "nobody gets in" in daemon.log()
+        users.chmod(0o600)
+        assert client.get(url(daemon, STATUS), timeout=30).status_code == OK
+
+
+def test_slow_answers_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    add_user(tmp_path / "users", "admin", "secret")
+    with Daemon("--connect", "test:///default", "--users", str(tmp_path / "users")) as daemon:
+        nonce = nonce_of(daemon.get("/"))
+        wrong = authorization("/", nonce, password="wrong")  # noqa: S106
+        for _ in range(5):
+            daemon.request("GET", "/", headers=wrong)
+        with ThreadPoolExecutor(4) as executor:
+            late = [executor.submit(daemon.request, "GET", "/", None, wrong) for _ in range(4)]
+            until(lambda: daemon.log().count("wrong password") >= 9, 30, "late answers")
+            os.kill(daemon.pid, 15)
+            assert {one.result(60).status for one in late} == {UNAUTHORIZED}
+        daemon.process.wait(60)

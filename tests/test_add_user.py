@@ -1,0 +1,114 @@
+"""Accounts on the command line, and starts that are refused or warned about for want of them."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mc.users import Users, add_user, ha1
+from tests.daemon import PROGRAM, Daemon
+
+PATIENCE = 60
+
+
+def run(*arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, PROGRAM, *arguments],
+        input=said, capture_output=True, timeout=PATIENCE, check=False, text=True,
+    )  # fmt: skip
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "users"
+
+
+@pytest.mark.parametrize("said", ["secret\n", "secret", "secret\nmore\n"])
+def test_password_is_read_from_standard_input(file: Path, said: str) -> None:
+    done = run("--add-user", "admin", "--users", file, said=said)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Users(file).ha1("admin") == ha1("admin", "secret")
+    assert "secret" not in done.stdout
+
+
+@pytest.mark.parametrize(("again", "status"), [("secret", 0), ("secrte", 1)])
+def test_password_is_asked_for_twice_at_a_terminal(file: Path, again: str, status: int) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM, "--add-user", "admin", "--users", file],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    for answer in ("secret", again):
+        while not shown.endswith(b": "):
+            shown += os.read(ours, 1 << 10)
+        os.write(ours, answer.encode() + b"\n")
+        shown = shown[:-1]
+    assert process.wait(PATIENCE) == status
+    os.close(ours)
+    assert b"secret" not in shown
+    assert file.exists() == (status == 0)
+
+
+def test_users_file_may_be_named_by_the_settings(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "mc.conf").write_text(f"[global]\nauth.users_file = {str(file)!r}\n")
+    assert run("--config", tmp_path / "mc.conf", "--add-user", "a", said="b\n").returncode == 0
+    assert Users(file).names() == {"a"}
+
+
+def test_account_needs_a_file_a_name_and_a_password(file: Path) -> None:
+    done = run("--add-user", "admin", said="secret\n")
+    assert (done.returncode, "--users FILE" in last_words(done)) == (2, True)
+    for name, password in (("a:b", "secret\n"), ("", "secret\n"), ("admin", "\n"), ("admin", "")):
+        done = run("--add-user", name, "--users", file, said=password)
+        assert done.returncode == 1
+        assert last_words(done).startswith("libvirt_mc: ")
+    assert not file.exists()
+    done = run("--add-user", "admin", "--users", file.parent / "nowhere/users", said="secret\n")
+    assert (done.returncode, "No such file" in last_words(done)) == (1, True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])
+def test_beyond_the_loopback_nothing_is_served_without_users(host: str) -> None:
+    done = run("--listen", host, "--connect", "test:///default")
+    assert done.returncode == 2
+    assert "--add-user NAME --users FILE" in last_words(done)
+    assert "auth.anonymous = True" in last_words(done)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_users_file_that_others_can_read_is_refused_at_the_start(file: Path, mode: int) -> None:
+    add_user(file, "admin", "secret")
+    file.chmod(mode)
+    done = run("--listen", "127.0.0.1:0", "--connect", "test:///default", "--users", file)
+    assert done.returncode == 1
+    assert f"chmod 600 {file}" in last_words(done)
+
+
+def test_users_file_that_is_not_there_is_refused_at_the_start(file: Path) -> None:
+    done = run("--listen", "127.0.0.1:0", "--connect", "test:///default", "--users", file)
+    assert (done.returncode, str(file) in last_words(done)) == (1, True)
+
+
+def test_everybody_is_let_in_by_an_explicit_word_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "mc.conf").write_text("[global]\nauth.anonymous = True\n")
+    with Daemon("--connect", "test:///default", "--config", str(tmp_path / "mc.conf")) as daemon:
+        assert daemon.get("/service/test").status == 200
+        assert "WARNING mc.daemon: auth.anonymous" in daemon.log()
+
+
+def test_reader_who_is_no_user_is_warned_about(file: Path, tmp_path: Path) -> None:
+    add_user(file, "admin", "secret")
+    (tmp_path / "mc.conf").write_text('[global]\nauth.readers = ["monitor"]\n')
+    arguments = ("--config", str(tmp_path / "mc.conf"), "--users", str(file))
+    with Daemon("--connect", "test:///default", *arguments) as daemon:
+        assert "there is no user monitor" in daemon.log()

@@ -1,0 +1,161 @@
+"""HTTPS: who gets in by what, which versions, and what is no TLS at all."""
+
+import http.client
+import json
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+from requests.auth import HTTPBasicAuth, HTTPDigestAuth
+
+from mc.users import add_user
+from tests.certificate import certificate
+from tests.daemon import PROGRAM, Daemon
+
+OK, BAD_REQUEST, UNAUTHORIZED = 200, 400, 401
+STATUS = "/service/test/state_controller/status"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    certificate(folder)
+    add_user(folder / "users", "admin", "secret")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def daemon(folder: Path) -> Iterator[Daemon]:
+    tls = (f"--tls-cert={folder}/cert.pem", f"--tls-key={folder}/key.pem")
+    with Daemon("--connect", "test:///default", f"--users={folder}/users", *tls) as daemon:
+        yield daemon
+
+
+def url(daemon: Daemon, path: str = STATUS) -> str:
+    return f"https://localhost:{daemon.port}{path}"
+
+
+def test_announcement_says_https(daemon: Daemon) -> None:
+    assert daemon.announcement.startswith("libvirt_mc: serving https://127.0.0.1:")
+
+
+@pytest.mark.parametrize("how", [HTTPDigestAuth, HTTPBasicAuth])
+def test_requests_gets_in_by_digest_and_by_basic(
+    daemon: Daemon, folder: Path, how: type[HTTPDigestAuth | HTTPBasicAuth]
+) -> None:
+    with requests.Session() as client:
+        client.trust_env = False
+        client.verify = str(folder / "cert.pem")
+        client.auth = how("admin", "secret")
+        for _ in range(3):
+            assert client.get(url(daemon), timeout=30).json()["power"] == "on"
+        client.auth = how("admin", "wrong")
+        assert client.get(url(daemon), timeout=30).status_code == UNAUTHORIZED
+
+
+@pytest.mark.parametrize("how", ["--digest", "--basic", "--anyauth"])
+def test_curl_gets_in(daemon: Daemon, folder: Path, how: str) -> None:
+    done = subprocess.run(
+        ["curl", "--silent", "--max-time", "30", "--cacert", folder / "cert.pem", how,
+         "-u", "admin:secret", url(daemon)],
+        stdin=subprocess.DEVNULL, capture_output=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["power"] == "on"
+
+
+def test_challenge_offers_both(daemon: Daemon, folder: Path) -> None:
+    answer = requests.get(url(daemon), verify=str(folder / "cert.pem"), timeout=30)
+    assert answer.status_code == UNAUTHORIZED
+    assert answer.headers["www-authenticate"].startswith("Digest realm=")
+    assert answer.headers["www-authenticate"].endswith('Basic realm="libvirt_mc"')
+
+
+def shake_hands(daemon: Daemon, version: ssl.TLSVersion) -> str | None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        return connection.version()
+
+
+def test_tls_is_1_2_at_least(daemon: Daemon) -> None:
+    assert shake_hands(daemon, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+    assert shake_hands(daemon, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+    with (
+        pytest.warns(DeprecationWarning, match=r"TLSVersion\.TLSv1_1"),
+        pytest.raises(ssl.SSLError),
+    ):
+        shake_hands(daemon, ssl.TLSVersion.TLSv1_1)
+
+
+def test_plain_http_is_told_so(daemon: Daemon) -> None:
+    answer = daemon.get(STATUS)
+    assert (answer.status, answer.json["status"]) == (BAD_REQUEST, BAD_REQUEST)
+    assert "HTTPS" in answer.json["detail"]
+
+
+def test_clients_that_do_not_shake_hands_keep_nobody_waiting(daemon: Daemon, folder: Path) -> None:
+    context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    silent = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(200)]
+    halfway = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(50)]
+    for one in halfway:
+        one.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+    try:
+        for _ in range(5):
+            connection = http.client.HTTPSConnection(
+                "localhost", daemon.port, timeout=30, context=context
+            )
+            connection.request("GET", STATUS)
+            assert connection.getresponse().status == UNAUTHORIZED
+            connection.close()
+        nonsense = halfway[0]
+        nonsense.sendall(b"nonsense" * 200)
+        nonsense.settimeout(30)
+        with suppress(ConnectionResetError):
+            while nonsense.recv(1 << 10):
+                pass
+    finally:
+        for one in silent + halfway:
+            one.close()
+
+
+def test_long_answers_and_many_requests_on_one_connection(daemon: Daemon, folder: Path) -> None:
+    with requests.Session() as client:
+        client.trust_env = False
+        client.verify = str(folder / "cert.pem")
+        client.auth = HTTPBasicAuth("admin", "secret")
+        for number in range(50):
+            path = "/service/test/boot" if number % 2 else STATUS
+            assert client.get(url(daemon, path), timeout=30).status_code == OK
+        body = {"device": "disk", "once": False}
+        answer = client.put(url(daemon, "/service/test/boot"), json=body, timeout=30)
+        assert answer.status_code == OK
+
+
+@pytest.mark.parametrize(
+    ("cert", "key"),
+    [("missing.pem", "key.pem"), ("cert.pem", "missing.pem"), ("key.pem", "cert.pem"),
+     ("users", "key.pem"), ("cert.pem", "users")],
+)  # fmt: skip
+def test_bad_certificate_is_refused_at_the_start(folder: Path, cert: str, key: str) -> None:
+    done = subprocess.run(
+        [sys.executable, PROGRAM, "--listen=127.0.0.1:0", "--connect=test:///default",
+         f"--tls-cert={folder / cert}", f"--tls-key={folder / key}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("libvirt_mc: ")
+    assert str(folder / cert) in line
+    assert "Traceback" not in done.stderr
