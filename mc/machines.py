@@ -1,8 +1,9 @@
 """Machines: their states, and finding one by its name or UUID."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from mc.errors import NoSuchMachine, Refused
@@ -85,12 +86,21 @@ def power(state: str) -> str:
 class Machines:
     """Reads machines. A reference is a name or a UUID, never libvirt's running number.
 
-    `NoSuchMachine` is raised only when libvirt's list shows that there is none: virsh's own
-    `failed to get domain` may also hide a lost connection.
+    Machines whose names match none of the `patterns` (fnmatch's, case counts) do not exist here;
+    without patterns all do.
+
+    `NoSuchMachine` is raised only when libvirt's list shows that there is none, or the patterns
+    leave out whatever bears the name: virsh's own `failed to get domain` may also hide a lost
+    connection.
     """
 
-    def __init__(self, virsh: Virsh) -> None:
+    def __init__(self, virsh: Virsh, patterns: Sequence[str] = ()) -> None:
         self._virsh = virsh
+        self._patterns = tuple(patterns)
+
+    def included(self, name: str) -> bool:
+        """Whether the patterns let a machine of this name exist."""
+        return not self._patterns or any(fnmatchcase(name, one) for one in self._patterns)
 
     def list_all(self) -> list[Machine]:
         """Every machine, by name; one that comes or goes meanwhile is left out.
@@ -102,7 +112,7 @@ class Machines:
             machines = [
                 Machine(entry.id, entry.name, entry.uuid, _state(numbers[entry.name]))
                 for entry in self._virsh.list_all()
-                if entry.name in numbers
+                if entry.name in numbers and self.included(entry.name)
             ]
             if all((one.id is None) == (one.state == OFF) for one in machines):
                 break
@@ -110,7 +120,16 @@ class Machines:
 
     def find(self, reference: str) -> FoundMachine:
         """The machine that bears this name or UUID now."""
-        info = self._ask(self._virsh.dominfo, reference)
+        return self._ask(self._dominfo, reference)
+
+    def status(self, reference: str) -> Status:
+        """The state of one machine: the cheapest thing to ask for."""
+        return self._ask(self._domstate, reference)
+
+    def _dominfo(self, reference: str) -> FoundMachine:
+        info = self._virsh.dominfo(reference)
+        if not self.included(info["Name"]):
+            raise NoSuchMachine(reference)
         number = None if info["Id"] == "-" else int(info["Id"])
         return FoundMachine(
             number,
@@ -121,25 +140,37 @@ class Machines:
             saved=info["Managed save"] == "yes",
         )
 
-    def status(self, reference: str) -> Status:
-        """The state of one machine: the cheapest thing to ask for."""
-        return Status(*self._ask(self._virsh.domstate, reference))
+    def _domstate(self, reference: str) -> Status:
+        # virsh tells no name with the state. A name needs none: `_ask` has seen that it matches.
+        if self._patterns and _CANONICAL_UUID.fullmatch(reference):
+            self._dominfo(reference)
+        return Status(*self._virsh.domstate(reference))
 
     def _ask(self, read: Callable[[str], T], reference: str) -> T:
-        if _IMPOSSIBLE.search(reference) or not 0 < len(reference) <= _LONGEST_REFERENCE:
+        if not self._conceivable(reference):
             raise NoSuchMachine(reference)
-        if _ambiguous(reference):
-            return read(self._uuid_from_list(reference))
+        if not _ambiguous(reference):
+            try:
+                return read(reference)
+            except NoSuchMachine:
+                pass  # The UUID of a machine that is left out may be the name of one that is not.
+            except Refused as error:
+                if not any(words in error.words for words in _UNKNOWN_DOMAIN):
+                    raise
         try:
-            return read(reference)
-        except Refused as error:
-            if not any(words in error.words for words in _UNKNOWN_DOMAIN):
-                raise
             return read(self._uuid_from_list(reference))
+        except NoSuchMachine as error:
+            raise NoSuchMachine(reference) from error
+
+    def _conceivable(self, reference: str) -> bool:
+        """Whether a machine of this name or UUID could exist at all."""
+        if _IMPOSSIBLE.search(reference) or not 0 < len(reference) <= _LONGEST_REFERENCE:
+            return False
+        return self.included(reference) or bool(_LIKE_A_UUID.fullmatch(reference))
 
     def _uuid_from_list(self, reference: str) -> str:
         """Raises `NoSuchMachine` if neither a name nor a UUID in libvirt's list matches."""
-        entries = self._virsh.list_all()
+        entries = [entry for entry in self._virsh.list_all() if self.included(entry.name)]
         by_uuid = {_digits(entry.uuid): entry.uuid for entry in entries}
         by_name = {entry.name: entry.uuid for entry in entries}
         uuid = by_name.get(reference) or by_uuid.get(_digits(reference))

@@ -1,6 +1,7 @@
 """Listing machines, and finding the one that is meant."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mc.machines import STATES, Machine, Machines, Status
 from mc.virsh import Virsh
 from tests.hypervisor import STATES as NUMBERS
 from tests.hypervisor import hypervisor, uuid_of
+from tests.lab import Laboratory
 
 ON = [state for state in NUMBERS if state != "shut off"]
 
@@ -158,3 +160,94 @@ def test_thousand_machines(tmp_path: Path) -> None:
     assert [machine.name for machine in listed] == sorted(expected)
     assert {machine.name: machine.state for machine in listed} == expected
     assert {machine.uuid for machine in listed} == {uuid_of(number) for number in range(1000)}
+
+
+# Machines of which the patterns leave out every second one. The names of `LIKE` are the UUIDs of
+# a machine that is left out and of none.
+PATTERNS = ["lab-*", "ci-[0-9]*", uuid_of(1), "7"]
+LIKE = [uuid_of(1), uuid_of(77)]
+SHOWN = ["lab-1", "lab-", "ci-7x", "7", LIKE[0]]
+LEFT_OUT = ["Lab-1", "web", "ci-x", "5", LIKE[1]]
+NODE = [name for pair in zip(SHOWN, LEFT_OUT, strict=True) for name in pair]
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    file = tmp_path_factory.mktemp("some") / "node.xml"
+    with closing(open_virsh(hypervisor(file, [(name, "running") for name in NODE]))) as virsh:
+        yield Machines(virsh, PATTERNS)
+
+
+def forms(uuid: str) -> list[str]:
+    return [uuid, uuid.upper(), uuid.replace("-", ""), uuid.replace("-", "").upper()]
+
+
+def test_list_has_only_what_matches(some: Machines) -> None:
+    assert [machine.name for machine in some.list_all()] == sorted(SHOWN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_machine_that_matches_is_found_by_name_and_uuid(some: Machines, name: str) -> None:
+    uuid = uuid_of(NODE.index(name))
+    for reference in (name, *forms(uuid)):
+        assert (some.find(reference).name, some.find(reference).uuid) == (name, uuid)
+        assert some.status(reference).state == "running"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *LEFT_OUT,
+        *(form for name in LEFT_OUT if name != "Lab-1" for form in forms(uuid_of(NODE.index(name)))),
+        # Its UUID is also the name of a machine that matches: only the other forms are not.
+        *forms(uuid_of(1))[1:],
+        *(f" {uuid_of(3)}", "1", "2", "3", "LAB-1", "lab", "xlab-1", "ci-", "77", *forms(LIKE[1])),
+    ],
+)
+def test_machine_that_is_left_out_does_not_exist(some: Machines, reference: str) -> None:
+    for ask in (some.find, some.status):
+        with pytest.raises(NoSuchMachine) as caught:
+            ask(reference)
+        assert str(caught.value) == f"libvirt has no machine {reference!r}"
+
+
+@pytest.mark.parametrize("name", [*NODE, "", "lab-\n", "lab-\udcff", "lab-/"])
+def test_patterns_are_fnmatchs(some: Machines, name: str) -> None:
+    assert some.included(name) == (name in SHOWN or name.startswith("lab-"))
+
+
+@pytest.mark.parametrize("patterns", [(), ("*",), ("a", "*b*", "running")])
+def test_status_by_name_is_one_command(
+    machines: Machines,
+    patterns: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    some = Machines(machines._virsh, patterns)
+    with caplog.at_level(logging.DEBUG, "mc.virsh.commands"):
+        some.status("running")
+        some.find("running")
+    assert [line.split()[3] for line in caplog.messages] == ["domstate", "dominfo"]
+
+
+def test_machine_that_is_left_out_is_not_asked_for(
+    some: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "mc.virsh.commands"), pytest.raises(NoSuchMachine):
+        some.status("web")
+    assert not caplog.messages
+
+
+def test_renamed_machine_comes_and_goes(lab: Laboratory) -> None:
+    machine = lab.define("shown-for-now")
+    with closing(open_virsh(lab.uri)) as virsh:
+        some = Machines(virsh, ["shown-*"])
+        assert some.status(machine.uuid).state == "shut off"
+        machine.virsh("domrename", "hidden-by-now")
+        asked: list[Callable[[str], object]] = [some.find, some.status]
+        for ask in asked:
+            for reference in ("shown-for-now", "hidden-by-now", machine.uuid):
+                with pytest.raises(NoSuchMachine):
+                    ask(reference)
+        lab.virsh("domrename", machine.uuid, "shown-again")
+        assert some.find(machine.uuid).name == some.find("shown-again").name == "shown-again"
+    lab.virsh("undefine", machine.uuid)

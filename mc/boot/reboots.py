@@ -31,6 +31,8 @@ class RebootRule:
 
     def rebooted(self, name: str) -> None:
         """Take note that the machine of this name has rebooted; returns at once."""
+        if not self._machines.included(name):
+            return
         self._threads.submit(self._apply, name, time.monotonic())
 
     def close(self) -> None:
