@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -18,8 +19,9 @@ import pytest
 from mc.errors import ConnectionLost, NoAnswer, Refused, Stopping, Unreachable
 from mc.virsh import Virsh
 from mc.virsh.commands import Listed
+from mc.virsh.pool import SessionCounts
 from tests.hypervisor import STATES, hypervisor, uuid_of
-from tests.lab import processes
+from tests.lab import Laboratory, processes
 from tests.lab.waiting import until
 
 NAMES = ["web", "a b", "it's", 'a"b', "--help", "x;y #", "ü", "a\u2028b", "$HOME %s \\"]
@@ -31,7 +33,14 @@ def children() -> set[int]:
     return {int(pid) for file in files for pid in file.read_text().split()}
 
 
-def open_virsh(uri: str, *, mode: str = "", read: float = 30, act: float = 30) -> Virsh:
+def open_virsh(
+    uri: str,
+    *,
+    mode: str = "",
+    read: float = 30,
+    act: float = 30,
+    on_command: Callable[[str, float], None] = lambda command, seconds: None,
+) -> Virsh:
     return Virsh(
         "virsh",
         uri,
@@ -41,6 +50,7 @@ def open_virsh(uri: str, *, mode: str = "", read: float = 30, act: float = 30) -
         read_seconds=read,
         action_seconds=act,
         shutdown_mode=mode,
+        on_command=on_command,
     )
 
 
@@ -317,3 +327,48 @@ def test_logged_read_typed_again_gives_the_same_answer(
     assert f" {name}\nUUID:           {uuid_of(1)}\n" in dominfo
     assert f"{uuid_of(1)} 1 {name}\n" in listing
     assert f"Domain: '{name}'\n  state.state=3\n" in domstats
+
+
+def test_hostname_is_that_of_libvirts_host(virsh: Virsh) -> None:
+    command = ["virsh", "-q", "-c", "test:///default", "hostname"]
+    out = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert virsh.hostname() == out.strip() != ""
+
+
+def test_every_command_is_reported_with_its_time() -> None:
+    seen: list[tuple[str, float]] = []
+    start = time.perf_counter()
+    with closing(
+        open_virsh("test:///default", on_command=lambda *report: seen.append(report))
+    ) as virsh:
+        virsh.domstate("test")
+        virsh.define(virsh.dumpxml("test", inactive=True))
+        with pytest.raises(Refused):
+            virsh.start("test")
+    assert [command for command, _ in seen] == ["domstate", "dumpxml", "define", "start"]
+    assert all(seconds > 0 for _, seconds in seen)
+    assert sum(seconds for _, seconds in seen) < time.perf_counter() - start
+
+
+def test_command_without_an_answer_is_reported(before: set[int]) -> None:
+    seen: list[tuple[str, float]] = []
+    with closing(
+        open_virsh("test:///default", read=0.5, on_command=lambda *report: seen.append(report))
+    ) as virsh:
+        virsh.domstate("test")
+        processes.freeze(only_child(before))
+        with pytest.raises(NoAnswer):
+            virsh.hostname()
+    assert [command for command, _ in seen] == ["domstate", "hostname"]
+
+
+def test_sessions_are_counted_by_what_they_are_for(virsh: Virsh, lab: Laboratory) -> None:
+    virsh.domstate("test")
+    assert virsh.sessions() == {"all": SessionCounts(open=1, started=1, lost=0)}
+    with closing(open_virsh(lab.uri)) as other:
+        other.list_all()
+        assert {name: counts.open for name, counts in other.sessions().items()} == {
+            "read": 0,
+            "list": 1,
+            "act": 0,
+        }

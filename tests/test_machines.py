@@ -198,7 +198,12 @@ def test_machine_that_matches_is_found_by_name_and_uuid(some: Machines, name: st
     "reference",
     [
         *LEFT_OUT,
-        *(form for name in LEFT_OUT if name != "Lab-1" for form in forms(uuid_of(NODE.index(name)))),
+        *(
+            form
+            for name in LEFT_OUT
+            if name != "Lab-1"
+            for form in forms(uuid_of(NODE.index(name)))
+        ),
         # Its UUID is also the name of a machine that matches: only the other forms are not.
         *forms(uuid_of(1))[1:],
         *(f" {uuid_of(3)}", "1", "2", "3", "LAB-1", "lab", "xlab-1", "ci-", "77", *forms(LIKE[1])),

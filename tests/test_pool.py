@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mc.errors import ConnectionLost, NoAnswer, Stopping, Unreachable
-from mc.virsh.pool import Pool
+from mc.virsh.pool import Pool, SessionCounts
 from mc.virsh.session import Session
 from tests.lab import processes
 from tests.lab.waiting import until
@@ -315,3 +315,25 @@ def test_close_ends_a_connection_that_is_being_made(
             finally:
                 connection.close()
     until(lambda: not opener.living, 30, "end of virsh")
+
+
+def test_counts_tell_open_started_and_lost_sessions(opener: Opener) -> None:
+    with make_pool(opener, keep=1, limit=2) as pool:
+        assert pool.counts() == SessionCounts(open=0, started=0, lost=0)
+        with pool.session(soon()), pool.session(soon()) as surplus:
+            assert pool.counts() == SessionCounts(open=2, started=2, lost=0)
+            kill(surplus)
+            with pytest.raises(ConnectionLost):
+                surplus.run(["echo", "x"], soon())
+        assert pool.counts() == SessionCounts(open=1, started=2, lost=1)
+        kill(opener.opened[0])
+        echo(pool)
+        assert pool.counts() == SessionCounts(open=1, started=3, lost=2)
+    assert pool.counts() == SessionCounts(open=0, started=3, lost=2)
+
+
+def test_session_that_never_connected_counts_as_lost() -> None:
+    with make_pool(Opener("qemu+unix:///session?socket=/nonexistent/sock")) as pool:
+        with pytest.raises(Unreachable):
+            echo(pool)
+        assert pool.counts() == SessionCounts(open=0, started=1, lost=1)

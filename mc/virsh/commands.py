@@ -3,11 +3,11 @@
 import logging
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mc.errors import ConnectionLost, NoAnswer
-from mc.virsh.pool import Pool
+from mc.virsh.pool import Pool, SessionCounts
 from mc.virsh.quoting import decode
 from mc.virsh.session import Session
 
@@ -37,7 +37,8 @@ class Virsh:
     Every method raises `Refused` with libvirt's words, or `Unavailable`. A read whose connection
     is lost is repeated once on a new one, an action never. Deadlines are in seconds and cover
     waiting for a session, connecting, and the command. A domain is a name or UUID where a method
-    reads, a UUID where it acts.
+    reads, a UUID where it acts. `on_command` is called after each command, whatever came of it,
+    with its name and the seconds that it took.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Virsh:
         read_seconds: float,
         action_seconds: float,
         shutdown_mode: str = "",
+        on_command: Callable[[str, float], None] = lambda command, seconds: None,
     ) -> None:
         self._typed = [binary, "-c", uri]
         self._read_seconds = read_seconds
         self._action_seconds = action_seconds
         self._mode = ["--mode", shutdown_mode] if shutdown_mode else []
+        self._on_command = on_command
 
         def pool(keep: int, limit: int, patience: float) -> Pool:
             return Pool(
@@ -68,15 +71,25 @@ class Virsh:
 
         if uri.startswith("test:"):
             self._reading = self._listing = self._acting = pool(1, 1, 0)
+            self._pools = {"all": self._reading}
         else:
             self._reading = pool(read_sessions, _BURST * read_sessions, _READ_PATIENCE)
             self._listing = pool(1, _BURST, _READ_PATIENCE)
             self._acting = pool(action_sessions, max(action_sessions, actions_at_once), 0)
+            self._pools = {"read": self._reading, "list": self._listing, "act": self._acting}
 
     def close(self) -> None:
         """End every session; commands under way raise `ConnectionLost`."""
-        for pool in {self._reading, self._listing, self._acting}:
+        for pool in self._pools.values():
             pool.close()
+
+    def sessions(self) -> dict[str, SessionCounts]:
+        """How many there are, by what they are for: `read`, `list` and `act`, or `all`."""
+        return {name: pool.counts() for name, pool in self._pools.items()}
+
+    def hostname(self) -> str:
+        """The name of libvirt's host: what costs the least and only libvirt itself can tell."""
+        return self._read(self._reading, "hostname").strip()
 
     def list_all(self) -> list[Listed]:
         """Every machine, running or not, in libvirt's order."""
@@ -177,7 +190,11 @@ class Virsh:
     def _run(self, session: Session, arguments: tuple[str, ...], deadline: float) -> str:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s", shlex.join([*self._typed, *arguments]))
-        return decode(session.run(arguments, deadline))
+        start = time.perf_counter()
+        try:
+            return decode(session.run(arguments, deadline))
+        finally:
+            self._on_command(arguments[0], time.perf_counter() - start)
 
 
 def _listed(line: str) -> Listed:

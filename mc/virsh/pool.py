@@ -3,10 +3,23 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Condition
 
 from mc.errors import NoAnswer, Stopping
 from mc.virsh.session import Session
+
+
+@dataclass(frozen=True)
+class SessionCounts:
+    """A pool's sessions: those open now; those started so far; of these, those that were lost.
+
+    A session is lost with its connection, with its virsh, or by missing a deadline.
+    """
+
+    open: int
+    started: int
+    lost: int
 
 
 class Pool:
@@ -35,6 +48,8 @@ class Pool:
         self._taken: set[Session] = set()
         self._opening = 0
         self._waiting = 0
+        self._started = 0
+        self._lost = 0
         self._closed = False
         self._changed = Condition()
 
@@ -82,6 +97,10 @@ class Pool:
                 self._changed.wait(wake_at - now)
                 self._waiting -= 1
 
+    def counts(self) -> SessionCounts:
+        with self._changed:
+            return SessionCounts(len(self._idle) + len(self._taken), self._started, self._lost)
+
     def _count(self) -> int:
         return len(self._idle) + len(self._taken) + self._opening
 
@@ -94,6 +113,7 @@ class Pool:
             with self._changed:
                 self._opening -= 1
                 if session is not None:
+                    self._started += 1
                     self._taken.add(session)
                     if self._closed:
                         session.kill()
@@ -111,6 +131,7 @@ class Pool:
             self._taken.remove(session)
             wanted = self._waiting > 0 or self._count() < self._keep
             keep = session.usable and wanted and not self._closed
+            self._lost += not session.usable and not self._closed
             if keep:
                 self._idle.append(session)
             self._changed.notify()
