@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
         action_seconds=settings.action_seconds,
         shutdown_mode=settings.shutdown_mode,
     )
-    machines = Machines(virsh)
+    machines = Machines(virsh, settings.machines)
     # One machine may take up half of the places at most: another one never waits for it.
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     supply = Supply(machines, virsh)

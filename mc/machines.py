@@ -157,10 +157,7 @@ class Machines:
             except Refused as error:
                 if not any(words in error.words for words in _UNKNOWN_DOMAIN):
                     raise
-        try:
-            return read(self._uuid_from_list(reference))
-        except NoSuchMachine as error:
-            raise NoSuchMachine(reference) from error
+        return read(self._uuid_from_list(reference))
 
     def _conceivable(self, reference: str) -> bool:
         """Whether a machine of this name or UUID could exist at all."""

@@ -4,15 +4,21 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
+from urllib.parse import quote
 
 import pytest
 
 from mc.errors import NoSuchMachine, Unreachable
 from mc.machines import STATES, Machine, Machines, Status
 from mc.virsh import Virsh
+from mc.web.service import Controller, routes
+from tests.booting import machines as made_machines
+from tests.booting import remove, wait_for_reboot_rule
+from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES as NUMBERS
 from tests.hypervisor import hypervisor, uuid_of
-from tests.lab import Laboratory
+from tests.lab import Key, Laboratory
 
 ON = [state for state in NUMBERS if state != "shut off"]
 
@@ -169,6 +175,8 @@ LIKE = [uuid_of(1), uuid_of(77)]
 SHOWN = ["lab-1", "lab-", "ci-7x", "7", LIKE[0]]
 LEFT_OUT = ["Lab-1", "web", "ci-x", "5", LIKE[1]]
 NODE = [name for pair in zip(SHOWN, LEFT_OUT, strict=True) for name in pair]
+# This one is left out as well, and is called by a form of the UUID of one that is not.
+NODE.append(uuid_of(0).replace("-", ""))
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +264,78 @@ def test_renamed_machine_comes_and_goes(lab: Laboratory) -> None:
         lab.virsh("domrename", machine.uuid, "shown-again")
         assert some.find(machine.uuid).name == some.find("shown-again").name == "shown-again"
     lab.virsh("undefine", machine.uuid)
+
+
+def settings(folder: Path, patterns: list[str]) -> str:
+    """A file with settings that let only some machines exist."""
+    file = folder / "patterns.conf"
+    file.write_text(f"[global]\nlibvirt.machines = {patterns!r}\n")
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("daemon")
+    uri = hypervisor(folder / "node.xml", [(name, "running") for name in NODE])
+    with Daemon("--connect", uri, "--config", settings(folder, PATTERNS)) as daemon:
+        yield daemon
+
+
+URLS = [
+    (method, route.template)
+    for route in routes(cast(Controller, None))
+    for method in route.resource.methods()
+    if "{machine}" in route.template and method != "OPTIONS"
+]
+
+
+def call(daemon: Daemon, method: str, template: str, machine: str) -> Answer:
+    path = template.replace("{machine}", quote(machine, safe="")).replace("{verb}", "reset")
+    body = b'{"device": "disk"}' if method == "PUT" else None
+    return daemon.request(method, path, body)
+
+
+def test_daemon_lists_only_what_matches(daemon: Daemon) -> None:
+    listed = daemon.get("/service/machines").json
+    assert [machine["name"] for machine in listed] == sorted(SHOWN)
+
+
+@pytest.mark.parametrize(("method", "template"), URLS)
+def test_url_of_a_machine_that_is_left_out(daemon: Daemon, method: str, template: str) -> None:
+    """404, as for a machine that is not there; and nothing is told to libvirt about it."""
+    given = len(daemon.virsh_commands())
+    uuid = uuid_of(NODE.index("web"))
+    strangers = {"web": "nobody", uuid: uuid_of(99), uuid.upper(): uuid_of(99).upper()}
+    for machine, stranger in strangers.items():
+        answer = call(daemon, method, template, machine)
+        expected = call(daemon, method, template, stranger)
+        assert (answer.status, expected.status) == (404, 404)
+        assert answer.body == expected.body.replace(stranger.encode(), machine.encode())
+    words = {command.split(" ", 1)[0] for command in daemon.virsh_commands()[given:]}
+    assert words <= {"dominfo", "domstate", "list"}
+
+
+def test_machine_that_matches_is_powered(daemon: Daemon) -> None:
+    assert daemon.act("lab-1", "power_cycle").json["changed"]
+    assert daemon.act(uuid_of(NODE.index("7")).upper(), "power_cycle").json["machine"] == "7"
+
+
+def test_reboot_of_a_machine_that_is_left_out_is_left_alone(
+    lab: Laboratory, tmp_path: Path
+) -> None:
+    left_out = lab.define("left-out")
+    patterns = settings(tmp_path, ["boot-*"])
+    backups = str(tmp_path / "backups")
+    with (
+        Daemon("--connect", lab.uri, "--config", patterns, "--backup-dir", backups) as daemon,
+        made_machines(lab) as define,
+    ):
+        wait_for_reboot_rule(daemon, define)
+        left_out.boot()
+        left_out.press(Key.REBOOT)
+        left_out.wait_for_boot(2)
+        # When the reboots of another one are followed, that of this one has been heard.
+        wait_for_reboot_rule(daemon, define)
+        assert left_out.name not in daemon.log()
+        assert left_out.uuid not in daemon.log()
+    remove(lab, left_out)
