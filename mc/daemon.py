@@ -8,7 +8,9 @@ from mc.boot.backup import Backups
 from mc.boot.control import BootControl
 from mc.boot.reboots import RebootRule
 from mc.boot.verbs import BootVerbs
+from mc.health import Health
 from mc.machines import Machines
+from mc.metrics import Metrics
 from mc.power import Power
 from mc.settings import Settings
 from mc.supply import Supply
@@ -18,8 +20,9 @@ from mc.virsh import RebootEvents, Virsh, check_binary
 from mc.web.accounts import Accounts
 from mc.web.attempts import Attempts
 from mc.web.guard import Guard
+from mc.web.routes import routes
 from mc.web.server import serve
-from mc.web.service import Controller, routes
+from mc.web.service import Controller
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ def run(settings: Settings) -> None:
     Raises `VirshUnusable`, `UsersUnusable`, or OSError if the address is taken.
     """
     log.info("virsh %s, libvirt at %s", check_binary(settings.virsh), settings.uri)
+    metrics = Metrics()
     virsh = Virsh(
         settings.virsh,
         settings.uri,
@@ -39,8 +43,10 @@ def run(settings: Settings) -> None:
         read_seconds=settings.read_seconds,
         action_seconds=settings.action_seconds,
         shutdown_mode=settings.shutdown_mode,
+        on_command=metrics.command,
     )
     machines = Machines(virsh, settings.machines)
+    metrics.watch(virsh, machines)
     # One machine may take up half of the places at most: another one never waits for it.
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     supply = Supply(machines, virsh)
@@ -52,6 +58,8 @@ def run(settings: Settings) -> None:
         boot=boot,
         boot_verbs=BootVerbs(machines, virsh, turns, supply, boot),
         places=Places(settings.actions_at_once),
+        health=Health(virsh),
+        metrics=metrics,
         state_words=settings.state_words,
         grace_seconds=settings.grace_seconds,
     )
@@ -73,7 +81,14 @@ def run(settings: Settings) -> None:
         # Closed first: whoever waits for libvirt then gives up.
         parts.callback(virsh.close)
         parts.callback(attempts.stop)
-        serve(settings, routes(controller), guard, on_serving=announce, on_stop=parts.close)
+        serve(
+            settings,
+            routes(controller),
+            guard,
+            on_serving=announce,
+            on_stop=parts.close,
+            on_answer=metrics.request,
+        )
 
 
 def _accounts(settings: Settings, attempts: Attempts) -> Accounts | None:

@@ -1,6 +1,7 @@
 """Machines: their states, and finding one by its name or UUID."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -117,6 +118,12 @@ class Machines:
             if all((one.id is None) == (one.state == OFF) for one in machines):
                 break
         return sorted(machines, key=lambda machine: machine.name)
+
+    def count(self) -> dict[str, int]:
+        """How many machines are in each state, by one command."""
+        numbers = self._virsh.domstats()
+        found = Counter(_state(number) for name, number in numbers.items() if self.included(name))
+        return {state: found[state] for state in STATES}
 
     def find(self, reference: str) -> FoundMachine:
         """The machine that bears this name or UUID now."""

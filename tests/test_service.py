@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from mc.verbs import VERBS
-from mc.web.service import ALL_VERBS, Controller, routes
+from mc.web.routes import routes
+from mc.web.service import ALL_VERBS, Controller
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES, hypervisor, uuid_of
 
@@ -56,6 +57,8 @@ URLS: dict[str, tuple[str, list[str]]] = {
         "GET, HEAD, OPTIONS",
         ["power", "reason", "state"],
     ),
+    "/healthz": ("GET, HEAD, OPTIONS", ["libvirt", "status", "version"]),
+    "/metrics": ("GET, HEAD, OPTIONS", []),
     "/service/{machine}/force_reset": ("GET, POST, OPTIONS", []),
     **{
         f"/service/{{machine}}/state_controller/{verb}": ("GET, POST, OPTIONS", [])
@@ -157,7 +160,11 @@ def test_url_names_its_methods(daemon: Daemon, template: str) -> None:
     assert (head.status, head.body) == (OK if "HEAD" in allowed else NOT_ALLOWED, b"")
 
 
-@pytest.mark.parametrize("template", [url for url in URLS if "HEAD" in URLS[url][0]])
+# That of the metrics is no JSON: tests/test_metrics.py.
+READS = [url for url in URLS if "HEAD" in URLS[url][0] and url != "/metrics"]
+
+
+@pytest.mark.parametrize("template", READS)
 def test_url_answers(daemon: Daemon, template: str) -> None:
     members = URLS[template][1]
     url = template.replace("{machine}", "spare-0")

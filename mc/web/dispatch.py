@@ -11,7 +11,7 @@ import cherrypy
 
 from mc.virsh.quoting import decode
 from mc.web.guard import Guard
-from mc.web.operation import Content, Resource, Route, Stream
+from mc.web.operation import Content, Route, Stream
 from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json
 
@@ -39,10 +39,13 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
         request.handler = partial(self._answer, request)
 
     def _answer(self, request: Any) -> bytes | Iterable[bytes]:
-        resource, variables = self._find(segments_of(request.wsgi_environ["REQUEST_URI"]))
-        self._guard.admit(request, public=resource is not None and resource.public)
-        if resource is None:
+        route, variables = self._find(segments_of(request.wsgi_environ["REQUEST_URI"]))
+        if route is not None:
+            request.route = route.template
+        self._guard.admit(request, public=route is not None and route.resource.public)
+        if route is None:
             raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
+        resource = route.resource
         if request.method == "OPTIONS":
             return _nothing_but(resource.methods())
         if request.method not in resource.methods():
@@ -57,11 +60,11 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
         given = read_parameters(operation.parameters)
         return _sent(getattr(resource, request.method)(**variables, **given))
 
-    def _find(self, segments: Sequence[str]) -> tuple[Resource | None, dict[str, str]]:
+    def _find(self, segments: Sequence[str]) -> tuple[Route | None, dict[str, str]]:
         for route in self._routes[len(segments)]:
             pairs = list(zip(route.segments, segments, strict=True))
             if all(part == segment or part.startswith("{") for part, segment in pairs):
-                return route.resource, {p.strip("{}"): s for p, s in pairs if p.startswith("{")}
+                return route, {p.strip("{}"): s for p, s in pairs if p.startswith("{")}
         return None, {}
 
 

@@ -11,6 +11,7 @@ import cherrypy
 
 from mc.errors import ControllerError
 from mc.machines import Machine
+from mc.metrics import Metrics
 
 log = logging.getLogger("mc.action")
 
@@ -22,23 +23,28 @@ class Entry:
     machine: str
     uuid: str = "-"
     outcome: str = "failed"
+    detail: str = ""
 
     def finish(self, machine: Machine, *, changed: bool, now: str) -> None:
         """Note how the action ended well: `now` is the state after it."""
         self.machine, self.uuid = machine.name, machine.uuid
-        self.outcome = f"{'changed' if changed else 'unchanged'}, {now}"
+        self.outcome = "changed" if changed else "unchanged"
+        self.detail = f", {now}"
 
 
 @contextmanager
-def journal(verb: str, machine: str) -> Iterator[Entry]:
-    """Log the action in the block when it is over: who, machine, UUID, verb, outcome, time."""
+def journal(verb: str, machine: str, metrics: Metrics) -> Iterator[Entry]:
+    """Log and count the action in the block when it is over.
+
+    The log tells who, machine, UUID, verb, outcome, time.
+    """
     entry = Entry(machine)
     start = time.monotonic()
     try:
         yield entry
     except ControllerError as error:
         entry.uuid = error.uuid or entry.uuid
-        entry.outcome = f"{type(error).__name__}: {error}"
+        entry.outcome, entry.detail = type(error).__name__, f": {error}"
         raise
     finally:
         request = cherrypy.serving.request
@@ -50,6 +56,7 @@ def journal(verb: str, machine: str) -> Iterator[Entry]:
             # Quoted: names and libvirt's words may hold blanks, line ends and colour codes.
             json.dumps(entry.machine),
             entry.uuid,
-            json.dumps(entry.outcome),
+            json.dumps(entry.outcome + entry.detail),
             (time.monotonic() - start) * 1000,
         )
+        metrics.action(verb, entry.outcome)

@@ -66,6 +66,7 @@ OUTCOME = _object(
     power=_POWER,
     reason=_TEXT,
 )
+HEALTH = _object(status=_one_of("ok"), version=_TEXT, libvirt=_one_of("reachable"))
 
 BOOT_ERRORS = (HTTPStatus.CONFLICT,)
 ACTION_ERRORS = (HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE)

@@ -5,7 +5,9 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import cherrypy
 from cherrypy import _cprequest
@@ -15,17 +17,29 @@ from mc.web.attempts import WAITING_AT_MOST
 from mc.web.dispatch import RouteDispatcher
 from mc.web.guard import Guard
 from mc.web.headers import EVERY_ANSWER
-from mc.web.operation import Route
+from mc.web.operation import METHODS, Route
 from mc.web.problems import Problem, problem_of
 from mc.web.reception import Server
 
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 1
+KNOWN_METHODS = (*METHODS, "OPTIONS")
+
+
+OnAnswer = Callable[[str, str, int], None]
+"""Gets the URL's template, the method and the status of a request that has been answered."""
 
 
 class Request(_cprequest.Request):  # type: ignore[misc]
     """A request whose every error is answered in one place."""
+
+    route = "other"
+    """The template of its URL, once it has been found."""
+
+    def __init__(self, on_answer: OnAnswer, *connection: Any) -> None:
+        super().__init__(*connection)
+        self._on_answer = on_answer
 
     def respond(self, path_info: str) -> None:
         try:
@@ -36,6 +50,9 @@ class Request(_cprequest.Request):  # type: ignore[misc]
             cherrypy.serving.response.finalize()
         finally:
             self.hooks.run("on_end_resource")
+        # Neither label is to take whatever value a client thinks of.
+        method = self.method if self.method in KNOWN_METHODS else "other"
+        self._on_answer(self.route, method, int(str(cherrypy.serving.response.status)[:3]))
 
     def _told_apart(self, error: Exception) -> Exception:
         """What CherryPy cannot decode is the client's fault, and 400, whatever it raises."""
@@ -61,17 +78,18 @@ def serve(
     *,
     on_serving: Callable[[str], None],
     on_stop: Callable[[], None],
+    on_answer: OnAnswer,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     `on_serving` gets the URL once requests are answered; `on_stop` ends what requests may be
-    waiting for. Raises OSError if the address cannot be had.
+    waiting for; `on_answer` is told of each request. Raises OSError if the address cannot be had.
     """
     _check_address(settings.host, settings.port)
     cherrypy.config.update(_config(settings))
     dispatcher = RouteDispatcher(routes, guard)
     application = cherrypy.Application(None, "", {"/": {"request.dispatch": dispatcher}})
-    application.request_class = Request
+    application.request_class = partial(Request, on_answer)
     application.response_class = Response
     # CherryPy would format a line for every request, only to drop it; actions have a log of ours.
     application.log.access = lambda: None

@@ -9,7 +9,9 @@ from mc import __version__
 from mc.boot.control import BootControl
 from mc.boot.order import DEVICES, Device
 from mc.boot.verbs import BOOT_VERBS, BootVerbs
+from mc.health import Health
 from mc.machines import Machine, Machines, Status
+from mc.metrics import Metrics
 from mc.power import Outcome, Power
 from mc.turns import Places
 from mc.verbs import VERBS
@@ -43,6 +45,8 @@ class Controller:
     boot: BootControl
     boot_verbs: BootVerbs
     places: Places
+    health: Health
+    metrics: Metrics
     state_words: str
     grace_seconds: float
 
@@ -161,7 +165,7 @@ class Boot(ServiceResource):
     )
     def PUT(self, machine: str, device: Device, **how: bool) -> object:
         controller = self._controller
-        with journal("boot", machine) as entry, controller.places.place():
+        with journal("boot", machine, controller.metrics) as entry, controller.places.place():
             found, changed = controller.boot_verbs.set(machine, device, **how)
             entry.finish(found, changed=changed, now=device)
         return {
@@ -191,7 +195,8 @@ class Action(ServiceResource):
         return self._operation
 
     def GET(self, machine: str, **given: float | bool) -> object:
-        with journal(self._verb, machine) as entry, self._controller.places.place():
+        controller = self._controller
+        with journal(self._verb, machine, controller.metrics) as entry, controller.places.place():
             outcome = self._perform(self._verb, machine, **given)
             entry.finish(outcome.machine, changed=outcome.changed, now=outcome.status.state)
         return {
@@ -248,8 +253,11 @@ def _boot_action(controller: Controller, verb: str) -> Action:
     return Action(controller, verb, declared, perform)
 
 
-def routes(controller: Controller) -> list[Route]:
-    """Every URL there is. `machine` and `machines` come before the machines of these names."""
+def service_routes(controller: Controller) -> list[Route]:
+    """The root, and what is under `/service`.
+
+    `machine` and `machines` come before the machines of these names.
+    """
     machine = "/service/{machine}"
     verbs = {verb: _power_action(controller, verb) for verb in VERBS}
     verbs |= {verb: _boot_action(controller, verb) for verb in BOOT_VERBS}

@@ -1,0 +1,14 @@
+"""Every URL that there is."""
+
+from mc.web.monitoring import HealthCheck, MetricsPage
+from mc.web.operation import Route
+from mc.web.service import Controller, service_routes
+
+
+def routes(controller: Controller) -> list[Route]:
+    """Where two match, the first one counts."""
+    return [
+        *service_routes(controller),
+        Route("/healthz", HealthCheck(controller)),
+        Route("/metrics", MetricsPage(controller)),
+    ]
