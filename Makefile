@@ -21,7 +21,7 @@ run: $(VENV)/run
 	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN) \
 		--backup-dir $(VENV)/backups
 
-test: $(VENV)/test laboratory
+test: $(VENV)/test laboratory systemd
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 check: $(VENV)/test
@@ -49,6 +49,11 @@ laboratory:
 	@tools="virsh libvirtd qemu-system-x86_64" \
 	packages="libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86"; \
 	$(install-missing)
+
+# It only looks at the unit file; nothing is started.
+.PHONY: systemd
+systemd:
+	@tools="systemd-analyze systemd-sysusers" packages=systemd; $(install-missing)
 
 $(VENV)/run: requirements.txt
 	$(create-venv)

@@ -14,7 +14,7 @@ from mc.virsh.session import Session
 log = logging.getLogger(__name__)
 
 # How many times as many sessions as are kept open may be opened when those kept are stuck.
-_BURST = 4
+BURST = 4
 _READ_PATIENCE = 0.1
 
 
@@ -73,8 +73,8 @@ class Virsh:
             self._reading = self._listing = self._acting = pool(1, 1, 0)
             self._pools = {"all": self._reading}
         else:
-            self._reading = pool(read_sessions, _BURST * read_sessions, _READ_PATIENCE)
-            self._listing = pool(1, _BURST, _READ_PATIENCE)
+            self._reading = pool(read_sessions, BURST * read_sessions, _READ_PATIENCE)
+            self._listing = pool(1, BURST, _READ_PATIENCE)
             self._acting = pool(action_sessions, max(action_sessions, actions_at_once), 0)
             self._pools = {"read": self._reading, "list": self._listing, "act": self._acting}
 
