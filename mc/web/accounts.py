@@ -64,6 +64,9 @@ class Accounts:
         try:
             self._attempts.check(address)
             claim = self._claim(request)
+            if claim is not None and not claim.holds:
+                log.warning("wrong password: client=%s user=%s", address, json.dumps(claim.name))
+                self._attempts.punish(address)
         except TooManyAttempts as error:
             raise _later(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords") from error
         except UsersUnusable as error:
@@ -74,8 +77,6 @@ class Accounts:
         if claim is None:
             raise self._challenge(request, "a user name and a password are needed")
         if not claim.holds:
-            log.warning("wrong password: client=%s user=%s", address, json.dumps(claim.name))
-            self._attempts.punish(address)
             raise self._challenge(request, "the user name or the password is wrong")
         if claim.stale:
             raise self._challenge(request, "the nonce is too old", stale=True)

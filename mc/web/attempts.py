@@ -56,18 +56,22 @@ class Attempts:
                 raise TooManyAttempts
 
     def punish(self, address: str) -> None:
-        """Wait for as long as the wrong passwords of this address so far make it."""
+        """Wait for as long as the wrong passwords of this address so far make it.
+
+        Raises `TooManyAttempts` at once if no place to wait in is left: others of this address
+        may have passed `check` at the same time.
+        """
         with self._place(_network(address)) as delay:
             self._stopped.wait(delay)
 
     @contextmanager
     def _place(self, network: str) -> Iterator[float]:
-        """A place to wait in, and for how long; with no time if no place is left."""
+        """A place to wait in, and for how long."""
         with self._lock:
             source = self._noted(network)
+            if source.waiting >= WAITING_OF_ONE or self._waiting >= WAITING_AT_MOST:
+                raise TooManyAttempts
             delay = min(_FIRST_DELAY * 2 ** min(source.wrong - 1, 10), _LONGEST_DELAY)
-            if self._waiting >= WAITING_AT_MOST:
-                delay = 0
             source.waiting += 1
             self._waiting += 1
         try:
