@@ -16,7 +16,8 @@ from mc.settings import Settings
 from mc.supply import Supply
 from mc.turns import MachineTurns, Places
 from mc.users import Users
-from mc.virsh import RebootEvents, Virsh, check_binary
+from mc.virsh import DomainEvents, Virsh, check_binary
+from mc.watch import Watch
 from mc.web.accounts import Accounts
 from mc.web.attempts import Attempts
 from mc.web.guard import Guard
@@ -51,6 +52,9 @@ def run(settings: Settings) -> None:
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     supply = Supply(machines, virsh)
     boot = BootControl(virsh, supply, Backups(settings.backups, settings.backups_kept))
+    # The embedded hypervisor lives inside one virsh, and shows its events to no other.
+    followed = not settings.uri.startswith("test:")
+    watch = Watch(machines, followed=followed)
     controller = Controller(
         uri=settings.uri,
         machines=machines,
@@ -71,13 +75,22 @@ def run(settings: Settings) -> None:
         print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
 
     with ExitStack() as parts:
-        # The embedded hypervisor lives inside one virsh, and shows its events to no other.
-        if not settings.uri.startswith("test:"):
+        if followed:
             rule = RebootRule(machines, turns, boot)
             parts.callback(rule.close)
-            events = RebootEvents(settings.virsh, settings.uri, rule.rebooted)
+
+            def heard(kind: str, name: str) -> None:
+                if kind == "reboot":
+                    rule.rebooted(name)
+                watch.heard(kind, name)
+
+            events = DomainEvents(
+                settings.virsh, settings.uri, on_event=heard, on_end=watch.stream_ended
+            )
             parts.callback(events.close)
             events.start()
+        parts.callback(watch.close)
+        watch.start()
         # Closed first: whoever waits for libvirt then gives up.
         parts.callback(virsh.close)
         parts.callback(attempts.stop)

@@ -1,16 +1,17 @@
-"""The stream of reboot events: complete, tenacious, and gone when it is closed."""
+"""The stream of events: complete, tenacious, and gone when it is closed."""
 
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from mc.virsh import RebootEvents
+from mc.virsh import DomainEvents
+from mc.virsh.events import parsed
 from tests.lab import Key, Laboratory, Machine, until
 
 # Names that virsh prints between quotes, unescaped, in a line of its own.
@@ -33,10 +34,20 @@ NAMES = [
 
 
 class Seen:
-    """The names that a stream has reported so far."""
+    """What a stream has reported so far: events, the names in those of reboots, and ends."""
 
     def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
         self.names: list[str] = []
+        self.ends = 0
+
+    def event(self, kind: str, name: str) -> None:
+        self.events.append((kind, name))
+        if kind == "reboot":
+            self.names.append(name)
+
+    def end(self) -> None:
+        self.ends += 1
 
     def wait_for(self, name: str, times: int = 1) -> None:
         until(lambda: self.names.count(name), 30, f"reboot {name!r}", lambda n: n >= times)
@@ -99,10 +110,10 @@ def replaced(pid: int) -> None:
 
 
 @contextmanager
-def following(uri: str, seen: Callable[[str], None], binary: str = "virsh") -> Iterator[None]:
+def following(uri: str, seen: Seen, binary: str = "virsh") -> Iterator[None]:
     """A stream for the length of the block, after which nothing of it is left."""
     before, threads = children(), threading.active_count()
-    events = RebootEvents(binary, uri, seen)
+    events = DomainEvents(binary, uri, on_event=seen.event, on_end=seen.end)
     events.start()
     try:
         yield
@@ -125,6 +136,13 @@ def listening(lab: Laboratory, machine: Machine, seen: Seen) -> None:
 
 
 def settled(lab: Laboratory, machine: Machine, seen: Seen) -> None:
+    """Wait until every event so far has been seen, and forget them."""
+    catch_up(lab, seen)
+    seen.names.clear()
+    seen.events.clear()
+
+
+def catch_up(lab: Laboratory, seen: Seen) -> None:
     """Wait until every event so far has been seen: libvirtd tells them to a client in turn."""
     mark = lab.define(f"mark-{os.urandom(4).hex()}")
     mark.start()
@@ -132,12 +150,11 @@ def settled(lab: Laboratory, machine: Machine, seen: Seen) -> None:
     seen.wait_for(mark.name)
     mark.destroy()
     mark.virsh("undefine")
-    seen.names.clear()
 
 
 def test_guests_own_reboot_and_reset_are_told(fragile: Laboratory, machine: Machine) -> None:
     seen = Seen()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         listening(fragile, machine, seen)
         machine.virsh("reset")
         seen.wait_for("rebooting")
@@ -155,7 +172,7 @@ def test_guests_own_reboot_and_reset_are_told(fragile: Laboratory, machine: Mach
 
 def test_power_on_and_off_are_no_reboots(fragile: Laboratory, machine: Machine) -> None:
     seen = Seen()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         listening(fragile, machine, seen)
         other = fragile.define("switched")
         other.boot()
@@ -174,7 +191,7 @@ def test_power_on_and_off_are_no_reboots(fragile: Laboratory, machine: Machine) 
 def test_every_name_comes_whole(fragile: Laboratory, machine: Machine) -> None:
     seen = Seen()
     machines = [fragile.define(name) for name in NAMES]
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         listening(fragile, machine, seen)
         for each in machines:
             each.start()
@@ -182,17 +199,59 @@ def test_every_name_comes_whole(fragile: Laboratory, machine: Machine) -> None:
             seen.wait_for(each.name)
             each.destroy()
             each.virsh("undefine")
+        catch_up(fragile, seen)
         assert seen.rebooted() == set(NAMES)
+        told = [name for kind, name in seen.events if kind == "lifecycle"]
+        # At the least it was resumed, started, stopped and undefined.
+        assert all(told.count(name) >= 4 for name in NAMES)
+        assert {name for name in told if not name.startswith("mark-")} == set(NAMES)
+
+
+def test_what_changes_a_machine_is_told(fragile: Laboratory, machine: Machine) -> None:
+    seen = Seen()
+    with following(fragile.uri, seen):
+        listening(fragile, machine, seen)
+        other = fragile.define("changed")
+        other.virsh("metadata", "--uri", "urn:x", "--key", "x", "--set", "<a/>", "--config")
+        other.virsh("domrename", "renamed")
+        fragile.virsh("undefine", "renamed")
+        catch_up(fragile, seen)
+        assert [event for event in seen.events if event[1] in ("changed", "renamed")] == [
+            ("lifecycle", "changed"),
+            ("metadata-change", "changed"),
+            ("lifecycle", "changed"),
+            ("lifecycle", "renamed"),
+            ("lifecycle", "renamed"),
+        ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\toperation: 2",
+        b"events received: 3",
+        b"event 'reboot' for domain 'x",
+        b"event 'reboot' for domain x",
+        b" event 'reboot' for domain 'x'",
+        b"event 'lifecycle' for network 'x': Started",
+        b"error: Disconnected from test:///default due to end of file",
+    ],
+)
+def test_other_lines_are_no_events(line: bytes) -> None:
+    assert parsed(line) is None
 
 
 def test_stream_comes_back_with_libvirtd(fragile: Laboratory, machine: Machine) -> None:
     seen = Seen()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         for _ in range(3):
             listening(fragile, machine, seen)
             pid = stream()
+            ends = seen.ends
             fragile.libvirtd.kill()
             ended(pid)
+            until(lambda: seen.ends, 30, "report that it ended", lambda now: now > ends)  # noqa: B023
             fragile.libvirtd.start()
         listening(fragile, machine, seen)
 
@@ -202,7 +261,7 @@ def test_stream_waits_for_a_libvirtd_that_is_not_there_yet(
 ) -> None:
     seen = Seen()
     fragile.libvirtd.kill()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         first = stream()
         replaced(first)
         fragile.libvirtd.start()
@@ -211,7 +270,7 @@ def test_stream_waits_for_a_libvirtd_that_is_not_there_yet(
 
 def test_virsh_that_is_killed_is_replaced(fragile: Laboratory, machine: Machine) -> None:
     seen = Seen()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         for _ in range(3):
             listening(fragile, machine, seen)
             pid = stream()
@@ -223,19 +282,19 @@ def test_virsh_that_is_killed_is_replaced(fragile: Laboratory, machine: Machine)
 def test_close_while_libvirtd_is_frozen(fragile: Laboratory, machine: Machine) -> None:
     """Also of a stream that was just connecting."""
     seen = Seen()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         listening(fragile, machine, seen)
         fragile.libvirtd.freeze()
-    with following(fragile.uri, seen.names.append):
+    with following(fragile.uri, seen):
         stream()
     fragile.libvirtd.thaw()
 
 
 def test_close_while_libvirtd_is_away(fragile: Laboratory, machine: Machine) -> None:
     fragile.libvirtd.kill()
-    with following(fragile.uri, Seen().names.append):
+    with following(fragile.uri, Seen()):
         stream()
-    with following(fragile.uri, Seen().names.append):
+    with following(fragile.uri, Seen()):
         first = stream()
         ended(first)
     fragile.libvirtd.start()
@@ -243,7 +302,7 @@ def test_close_while_libvirtd_is_away(fragile: Laboratory, machine: Machine) -> 
 
 def test_close_at_once(fragile: Laboratory) -> None:
     for _ in range(10):
-        with following(fragile.uri, Seen().names.append):
+        with following(fragile.uri, Seen()):
             pass
 
 
@@ -252,7 +311,7 @@ def test_virsh_that_is_missing_is_tried_at_leisure(
 ) -> None:
     caplog.set_level(logging.DEBUG, "mc.virsh.events")
     missing = str(fragile.folder / "nowhere/virsh")
-    with following(fragile.uri, Seen().names.append, missing):
+    with following(fragile.uri, Seen(), missing):
         until(lambda: caplog.records, 30, "a first try")
         before, begun = len(caplog.records), os.times()
         until(lambda: len(caplog.records) > before + 2, 30, "more tries")
@@ -271,7 +330,7 @@ def test_virsh_that_comes_is_found(
     caplog.set_level(logging.DEBUG, "mc.virsh.events")
     seen = Seen()
     binary = tmp_path / "virsh"
-    with following(fragile.uri, seen.names.append, str(binary)):
+    with following(fragile.uri, seen, str(binary)):
         until(lambda: caplog.records, 30, "a first try")
         script = tmp_path / "new"
         script.write_text('#!/bin/sh\nexec virsh "$@"\n')
@@ -283,6 +342,6 @@ def test_virsh_that_comes_is_found(
 def test_close_while_events_arrive(fragile: Laboratory, machine: Machine) -> None:
     for _ in range(2):
         seen = Seen()
-        with following(fragile.uri, seen.names.append):
+        with following(fragile.uri, seen):
             listening(fragile, machine, seen)
             machine.virsh("reset")

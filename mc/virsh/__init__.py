@@ -2,6 +2,6 @@
 
 from mc.virsh.binary import check_binary
 from mc.virsh.commands import Virsh
-from mc.virsh.events import RebootEvents
+from mc.virsh.events import DomainEvents
 
-__all__ = ["RebootEvents", "Virsh", "check_binary"]
+__all__ = ["DomainEvents", "Virsh", "check_binary"]

@@ -1,4 +1,4 @@
-"""The stream of libvirt's reboot events, from a virsh process of its own."""
+"""The stream of libvirt's events about machines, from a virsh process of its own."""
 
 import logging
 import os
@@ -13,29 +13,38 @@ from mc.virsh.quoting import decode
 
 log = logging.getLogger(__name__)
 
-# Greedy: the name ends at the last quote of the line.
-_REBOOT = re.compile(rb"event 'reboot' for domain '(.*)'")
+_EVENT = re.compile(rb"event '([a-z0-9-]+)' for domain '(.*)")
 # Seconds between the end of a stream, which is how virsh reports a lost libvirtd, and the next.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 _CHUNK = 1 << 16
 
 
-class RebootEvents:
-    """Calls `on_reboot` with a machine's name whenever libvirt says that its guest rebooted.
+class DomainEvents:
+    """Calls `on_event` with an event's kind and a machine's name whenever libvirt tells of one.
 
-    virsh tells no UUID. A reset counts as well as the guest's own reboot, and some firmware makes
-    two events of one. A stream that ends, with libvirtd or by itself, is replaced. `on_reboot` is
-    called in the stream's thread, and is not to block it.
+    The kinds are those that `virsh event --list` names. virsh tells no UUID. A reset is a `reboot`
+    as well as the guest's own, and some firmware makes two events of one.
+
+    A stream that ends, with libvirtd or by itself, is replaced; `on_end` is called each time.
+    Both are called in the stream's thread, and are not to block it.
     """
 
-    def __init__(self, binary: str, uri: str, on_reboot: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        binary: str,
+        uri: str,
+        *,
+        on_event: Callable[[str, str], None],
+        on_end: Callable[[], None],
+    ) -> None:
         self._uri = uri
-        self._command = mortal([binary, "-q", "-c", uri, "event", "--event", "reboot", "--loop"])
-        self._on_reboot = on_reboot
+        self._command = mortal([binary, "-q", "-c", uri, "event", "--all", "--loop"])
+        self._on_event = on_event
+        self._on_end = on_end
         self._stopped = Event()
         self._process: Process | None = None
         self._starting = Lock()
-        self._thread = Thread(target=self._run, name="reboot events")
+        self._thread = Thread(target=self._run, name="events")
 
     def start(self) -> None:
         self._thread.start()
@@ -56,9 +65,10 @@ class RebootEvents:
                 seen, words = self._follow()
             except Unreachable as error:
                 seen, words = False, str(error)
+            self._on_end()
             # Once for each reason: while libvirt is away it is tried again and again.
             news = words != said and not self._stopped.is_set()
-            log.log(logging.WARNING if news else logging.DEBUG, "no reboot events: %s", words)
+            log.log(logging.WARNING if news else logging.DEBUG, "no events: %s", words)
             said = words
             pause = _FIRST_PAUSE if seen else min(2 * pause, _LONGEST_PAUSE)
             self._stopped.wait(pause)
@@ -72,16 +82,39 @@ class RebootEvents:
         seen = False
         try:
             for line in _lines(process.stdout):
-                found = _REBOOT.fullmatch(line)
-                if found:
+                event = parsed(line)
+                if event:
                     seen = True
-                    self._on_reboot(decode(found[1]))
+                    self._on_event(*event)
             os.set_blocking(process.stderr, False)
             return seen, _last_words(process.stderr)
         finally:
             with self._starting:
                 self._process = None
             process.close()
+
+
+def parsed(line: bytes) -> tuple[str, str] | None:
+    """The kind of an event and the machine's name, from one line of virsh; None if it is no event.
+
+    >>> parsed(b"event 'lifecycle' for domain 'it's': x': Started Booted")
+    ('lifecycle', "it's': x")
+    >>> parsed(b"event 'reboot' for domain 'a': b'")
+    ('reboot', "a': b")
+    >>> parsed(b"event 'metadata-change' for domain 'a': type element, uri urn:x")
+    ('metadata-change', 'a')
+
+    The name stands between quotes and may hold quotes. It ends at the last one: what virsh adds
+    about a `lifecycle` holds none, and about a `reboot` it adds nothing. Of other kinds, which
+    may quote something else, a name that is odd enough may come out wrong.
+    """
+    found = _EVENT.match(line)
+    if not found:
+        return None
+    name, quote, more = found[2].rpartition(b"'")
+    if not quote or (more and not more.startswith((b":", b" "))):
+        return None
+    return found[1].decode("ascii"), decode(name)
 
 
 def _last_words(descriptor: int) -> str:
