@@ -20,10 +20,10 @@ from mc.virsh import DomainEvents, Virsh, check_binary
 from mc.watch import Watch
 from mc.web.accounts import Accounts
 from mc.web.attempts import Attempts
+from mc.web.controller import Controller
 from mc.web.guard import Guard
 from mc.web.routes import routes
 from mc.web.server import serve
-from mc.web.service import Controller
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,17 @@ def run(settings: Settings) -> None:
     watch = Watch(machines, followed=followed)
     controller = Controller(
         uri=settings.uri,
+        virsh=virsh,
         machines=machines,
         power=Power(machines, virsh, turns, supply, boot),
         boot=boot,
         boot_verbs=BootVerbs(machines, virsh, turns, supply, boot),
+        watch=watch,
         places=Places(settings.actions_at_once),
         health=Health(virsh),
         metrics=metrics,
+        streams=Places(settings.event_streams, "event streams"),
+        pictures=Places(settings.pictures_at_once, "pictures of screens"),
         state_words=settings.state_words,
         grace_seconds=settings.grace_seconds,
     )

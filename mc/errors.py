@@ -73,16 +73,25 @@ class Busy(ControllerError):
         self.ahead = ahead
 
 
-class TooManyActions(ControllerError):
-    """Raised if as many actions as the settings allow are under way already."""
+class TooMany(ControllerError):
+    """Raised if as many of something, such as actions, as may be are under way already."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} actions are under way already, the most that are allowed")
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(f"{limit} {what} are under way already, the most that are allowed")
         self.limit = limit
+        self.what = what
 
 
 class NotConfigurable(ControllerError):
     """Raised if what a machine boots next cannot be set at all."""
+
+
+class NoPicture(ControllerError):
+    """Raised if a machine's screen cannot be shown; says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"there is no picture of the screen: {reason}")
+        self.reason = reason
 
 
 class BackupFailed(ControllerError):

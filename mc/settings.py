@@ -160,6 +160,11 @@ class Settings:
         return max(1, self.thread_pool * 4 // 5)
 
     @property
+    def pictures_at_once(self) -> int:
+        """How many pictures of screens may be under way: they leave threads to other reads."""
+        return max(1, self.thread_pool // 10)
+
+    @property
     def backups(self) -> Path:
         return Path(self.backup_dir)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Lock
 
-from mc.errors import Busy, TooManyActions
+from mc.errors import Busy, TooMany
 from mc.machines import FoundMachine, Machines
 
 
@@ -80,17 +80,21 @@ class MachineTurns(Turns):
 
 
 class Places:
-    """At most `limit` actions at once, so that some worker is always free to answer a read."""
+    """At most `limit` actions, or other things, at once.
 
-    def __init__(self, limit: int) -> None:
+    So that some worker is always free to answer a read.
+    """
+
+    def __init__(self, limit: int, what: str = "actions") -> None:
         self._limit = limit
+        self._what = what
         self._free = BoundedSemaphore(limit)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Raises `TooManyActions` at once if every place is taken."""
+        """Raises `TooMany` at once if every place is taken."""
         if not self._free.acquire(blocking=False):
-            raise TooManyActions(self._limit)
+            raise TooMany(self._limit, self._what)
         try:
             yield
         finally:

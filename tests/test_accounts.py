@@ -14,8 +14,8 @@ import requests
 from requests.auth import HTTPDigestAuth
 
 from mc.users import add_user
+from mc.web.controller import Controller
 from mc.web.routes import routes
-from mc.web.service import Controller
 from tests.daemon import Answer, Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import hypervisor

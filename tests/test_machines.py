@@ -12,8 +12,8 @@ import pytest
 from mc.errors import NoSuchMachine, Unreachable
 from mc.machines import STATES, Machine, Machines, Status
 from mc.virsh import Virsh
+from mc.web.controller import Controller
 from mc.web.routes import routes
-from mc.web.service import Controller
 from tests.booting import machines as made_machines
 from tests.booting import remove, wait_for_reboot_rule
 from tests.daemon import Answer, Daemon

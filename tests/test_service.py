@@ -12,8 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from mc.verbs import VERBS
+from mc.web.controller import Controller
 from mc.web.routes import routes
-from mc.web.service import ALL_VERBS, Controller
+from mc.web.service import ALL_VERBS
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES, hypervisor, uuid_of
 
@@ -44,10 +45,11 @@ OUTCOMES: dict[str, dict[str, str]] = {
 # fmt: on
 CELLS = [(verb, state) for verb, outcomes in OUTCOMES.items() for state in outcomes]
 
+INDEX = ["boot", "events", "libvirt", "machine", "machines", "screenshot", "status", "verbs"]
 # Every URL with the methods that it answers, and what a GET says.
 URLS: dict[str, tuple[str, list[str]]] = {
-    "/": ("GET, HEAD, OPTIONS", ["libvirt", "machine", "machines", "status", "verbs"]),
-    "/service": ("GET, HEAD, OPTIONS", ["libvirt", "machine", "machines", "status", "verbs"]),
+    "/": ("GET, HEAD, OPTIONS", INDEX),
+    "/service": ("GET, HEAD, OPTIONS", INDEX),
     "/service/machine": ("GET, HEAD, OPTIONS", []),
     "/service/machines": ("GET, HEAD, OPTIONS", []),
     "/service/{machine}": ("GET, HEAD, OPTIONS", ["id", "name", "power", "state", "uuid"]),
@@ -59,12 +61,19 @@ URLS: dict[str, tuple[str, list[str]]] = {
     ),
     "/healthz": ("GET, HEAD, OPTIONS", ["libvirt", "status", "version"]),
     "/metrics": ("GET, HEAD, OPTIONS", []),
+    "/service/{machine}/screenshot": ("GET, HEAD, OPTIONS", []),
+    "/events": ("GET, OPTIONS", []),
     "/service/{machine}/force_reset": ("GET, POST, OPTIONS", []),
     **{
         f"/service/{{machine}}/state_controller/{verb}": ("GET, POST, OPTIONS", [])
         for verb in (*ALL_VERBS, "{verb}")
     },
 }
+
+
+JSON_URLS = [
+    url for url in URLS if "HEAD" in URLS[url][0] and not url.endswith(("/screenshot", "/metrics"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +169,7 @@ def test_url_names_its_methods(daemon: Daemon, template: str) -> None:
     assert (head.status, head.body) == (OK if "HEAD" in allowed else NOT_ALLOWED, b"")
 
 
-# That of the metrics is no JSON: tests/test_metrics.py.
-READS = [url for url in URLS if "HEAD" in URLS[url][0] and url != "/metrics"]
-
-
-@pytest.mark.parametrize("template", READS)
+@pytest.mark.parametrize("template", JSON_URLS)
 def test_url_answers(daemon: Daemon, template: str) -> None:
     members = URLS[template][1]
     url = template.replace("{machine}", "spare-0")

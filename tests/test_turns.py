@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from mc.errors import Busy, TooManyActions
+from mc.errors import Busy, TooMany
 from mc.turns import Places, Turns
 from tests.lab.waiting import until
 
@@ -169,7 +169,7 @@ def test_places_are_limited() -> None:
     with ExitStack() as taken:
         for _ in range(3):
             taken.enter_context(places.place())
-        with pytest.raises(TooManyActions, match="3 actions are under way") as caught:
+        with pytest.raises(TooMany, match="3 actions are under way") as caught:
             taken.enter_context(places.place())
     assert caught.value.limit == 3
 
@@ -193,7 +193,7 @@ def test_refusal_takes_no_place() -> None:
     places = Places(1)
     with places.place():
         for _ in range(3):
-            with pytest.raises(TooManyActions), places.place():
+            with pytest.raises(TooMany), places.place():
                 pass
-    with places.place(), pytest.raises(TooManyActions), places.place():
+    with places.place(), pytest.raises(TooMany), places.place():
         pass

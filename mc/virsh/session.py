@@ -122,7 +122,7 @@ class Session:
 
     @contextmanager
     def document(self, text: str) -> Iterator[str]:
-        """The path under which virsh finds a text for the length of the block.
+        """The path under which virsh finds a text for the length of the block, or writes a file.
 
         It lies in memory that this process and virsh share: domain XML may hold secrets.
         """
@@ -132,6 +132,11 @@ class Session:
         finally:
             self._document.seek(0)
             self._document.truncate()
+
+    def written(self, most: int) -> bytes | None:
+        """What virsh has written to a document's path; None if that is more bytes than `most`."""
+        size = os.fstat(self._document.fileno()).st_size
+        return None if size > most else os.pread(self._document.fileno(), size, 0)
 
     def _receive(self, descriptor: int) -> bytes:
         data = _read(descriptor)

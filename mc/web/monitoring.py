@@ -5,9 +5,9 @@ from http import HTTPStatus
 from mc import __version__
 from mc.metrics import MEDIA_TYPE
 from mc.web import schemas
+from mc.web.controller import ServiceResource
 from mc.web.operation import Content, operation
 from mc.web.problems import Problem
-from mc.web.service import ServiceResource
 
 
 class HealthCheck(ServiceResource):

@@ -13,10 +13,11 @@ from mc.errors import (
     CannotBoot,
     ControllerError,
     NoAnswer,
+    NoPicture,
     NoSuchMachine,
     NotConfigurable,
     Refused,
-    TooManyActions,
+    TooMany,
     Unavailable,
     WrongState,
 )
@@ -28,10 +29,11 @@ _STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
     WrongState: HTTPStatus.CONFLICT,
     Busy: HTTPStatus.CONFLICT,
     CannotBoot: HTTPStatus.CONFLICT,
+    NoPicture: HTTPStatus.CONFLICT,
     NotConfigurable: HTTPStatus.CONFLICT,
     BackupFailed: HTTPStatus.INSUFFICIENT_STORAGE,
     Refused: HTTPStatus.CONFLICT,
-    TooManyActions: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooMany: HTTPStatus.SERVICE_UNAVAILABLE,
     NoAnswer: HTTPStatus.GATEWAY_TIMEOUT,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -99,6 +101,11 @@ def problem_of(error: Exception) -> Problem:
 def to_json(value: object) -> bytes:
     """JSON and a newline: indented for a browser, compact for a program."""
     wants_html = "text/html" in cherrypy.serving.request.headers.get("Accept", "")
-    text = json.dumps(value, indent=2 if wants_html else None, ensure_ascii=False)
+    return encoded(value, indent=2 if wants_html else None) + b"\n"
+
+
+def encoded(value: object, *, indent: int | None = None) -> bytes:
+    """JSON, on one line unless it is indented."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     # A byte that is no UTF-8 travels as a lone surrogate, which JSON can only spell as an escape.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return text.encode("utf-8", "backslashreplace")

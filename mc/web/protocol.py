@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from cheroot.server import HeaderReader, HTTPConnection
+from cheroot.wsgi import Gateway_10
 from cherrypy import _cpwsgi_server
 
 from mc.web.headers import EVERY_ANSWER
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from mc.web.reception import Reception
 
 log = logging.getLogger(__name__)
+
+SOCKET = "libvirt_http_mc.socket"
+"""Under this name the WSGI environment holds the connection's socket."""
 
 _CHUNK = 1 << 16
 
@@ -181,6 +185,14 @@ class Connection(HTTPConnection):
 
     def end(self) -> None:
         self.socket.close()
+
+
+class Gateway(Gateway_10):
+    """One that gives the application the connection, for answers that go on as long as it does."""
+
+    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
+        environ: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
+        return environ | {SOCKET: self.req.conn.socket}
 
 
 def refusal(problem: Problem) -> bytes:

@@ -20,7 +20,7 @@ import cherrypy
 from cherrypy import _cpwsgi_server
 
 from mc.web.problems import Problem
-from mc.web.protocol import Connection
+from mc.web.protocol import Connection, Gateway
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +216,7 @@ class Server(_cpwsgi_server.CPWSGIServer):  # type: ignore[misc]
     def __init__(self, max_connections: int) -> None:
         """By the settings of `cherrypy.server`."""
         super().__init__(cherrypy.server)
+        self.gateway = Gateway
         self._max_connections = max_connections
 
     def prepare(self) -> None:

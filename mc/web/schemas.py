@@ -36,7 +36,9 @@ INDEX = _object(
     machine=_TEXT,
     status=_TEXT,
     boot=_TEXT,
+    screenshot=_TEXT,
     verbs=_TEXT,
+    events=_TEXT,
 )
 MACHINE = _object(
     id={"type": ["integer", "null"]}, name=_TEXT, uuid=_UUID, state=_STATE, power=_POWER

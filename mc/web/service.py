@@ -1,26 +1,24 @@
 """The resources under `/service`: machines, their status, and the verbs."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http import HTTPStatus
 from urllib.parse import quote
 
 from mc import __version__
-from mc.boot.control import BootControl
 from mc.boot.order import DEVICES, Device
-from mc.boot.verbs import BOOT_VERBS, BootVerbs
-from mc.health import Health
-from mc.machines import Machine, Machines, Status
-from mc.metrics import Metrics
-from mc.power import Outcome, Power
-from mc.turns import Places
+from mc.boot.verbs import BOOT_VERBS
+from mc.machines import Machine
+from mc.power import Outcome
 from mc.verbs import VERBS
 from mc.virsh.quoting import encode
 from mc.web import schemas
+from mc.web.controller import Controller, ServiceResource
 from mc.web.journal import journal
 from mc.web.operation import Operation, Resource, Route, operation
 from mc.web.parameters import boolean, one_of, seconds
 from mc.web.problems import Problem
+from mc.web.screen import Screenshot
 
 ALL_VERBS = (*VERBS, *BOOT_VERBS)
 LONGEST_WAIT = 600.0
@@ -35,35 +33,6 @@ _DISCARD_SAVED = boolean("discard_saved", "give up a saved memory image")
 _RESERVED = ("machine", "machines")
 
 
-@dataclass(frozen=True)
-class Controller:
-    """What the resources work with. `grace_seconds` is what a guest gets to power off."""
-
-    uri: str
-    machines: Machines
-    power: Power
-    boot: BootControl
-    boot_verbs: BootVerbs
-    places: Places
-    health: Health
-    metrics: Metrics
-    state_words: str
-    grace_seconds: float
-
-    def state(self, thing: Machine | Status) -> dict[str, object]:
-        """The members that tell a state, in libvirt's words or as `on` and `off`."""
-        state = thing.state if self.state_words == "libvirt" else thing.power
-        return {"state": state, "power": thing.power}
-
-    def describe(self, machine: Machine) -> dict[str, object]:
-        return {
-            "id": machine.id,
-            "name": machine.name,
-            "uuid": machine.uuid,
-            **self.state(machine),
-        }
-
-
 def machine_url(machine: Machine) -> str:
     """The path of a machine: by its name, by its UUID where the name means something else.
 
@@ -72,11 +41,6 @@ def machine_url(machine: Machine) -> str:
     """
     name = machine.uuid if machine.name in _RESERVED else machine.name
     return "/service/" + quote(encode(name), safe="")
-
-
-class ServiceResource(Resource):
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
 
 
 class Index(ServiceResource):
@@ -92,7 +56,9 @@ class Index(ServiceResource):
             "machine": "/service/{machine}",
             "status": "/service/{machine}/state_controller/status",
             "boot": "/service/{machine}/boot",
+            "screenshot": "/service/{machine}/screenshot",
             "verbs": "/service/{machine}/state_controller",
+            "events": "/events",
         }
 
     HEAD = GET
@@ -268,6 +234,7 @@ def service_routes(controller: Controller) -> list[Route]:
         Route("/service/machines", MachineList(controller)),
         Route(machine, OneMachine(controller)),
         Route(machine + "/boot", Boot(controller)),
+        Route(machine + "/screenshot", Screenshot(controller)),
         # The hard reset at the address that the first README gave it.
         Route(machine + "/force_reset", verbs["force_reset"]),
         Route(machine + "/state_controller", StateController(controller)),

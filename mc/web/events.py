@@ -1,0 +1,112 @@
+"""The resource that tells what changes, for as long as one listens: Server-Sent Events.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+
+import cherrypy
+
+from mc.errors import Stopping
+from mc.watch import Changed, Everything, News, Reach, Subscription
+from mc.web.controller import Controller, ServiceResource
+from mc.web.operation import Stream, operation
+from mc.web.problems import encoded
+from mc.web.protocol import SOCKET
+
+# A browser connects anew after so many milliseconds.
+_RETRY = b"retry: 1000\n\n"
+_SIGN_OF_LIFE = b": \n\n"
+# Seconds between two signs of life, and between two looks whether the client is still there.
+_HEARTBEAT, _LOOK = 10.0, 1.0
+# Milliseconds for which a client's system may leave unacknowledged what was sent to it.
+_UNACKNOWLEDGED = 30000
+
+
+class Events(ServiceResource):
+    """What changes about the machines. There is no HEAD, which would not end either."""
+
+    @operation(
+        "What changes, as Server-Sent Events",
+        answer={},
+        errors=(HTTPStatus.SERVICE_UNAVAILABLE,),
+        media_type="text/event-stream",
+    )
+    def GET(self) -> Stream:
+        controller = self._controller
+        with ExitStack() as stack:
+            stack.enter_context(controller.streams.place())
+            subscription = stack.enter_context(controller.watch.subscription())
+            connection = cherrypy.serving.request.wsgi_environ[SOCKET]
+            chunks = EventStream(controller, subscription, connection, stack.pop_all())
+        # nginx collects what it passes on unless it is told not to.
+        cherrypy.serving.response.headers["X-Accel-Buffering"] = "no"
+        return Stream("text/event-stream", chunks)
+
+
+class EventStream(Iterator[bytes]):
+    """The stream for one client. It ends with the client or the daemon; `close` frees its place.
+
+    A client that has closed its connection is noticed within a second or two. One whose system
+    does not answer any more is cut off by ours, so that a write fails.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        subscription: Subscription,
+        connection: socket.socket,
+        cleanup: ExitStack,
+    ) -> None:
+        self._controller = controller
+        self._subscription = subscription
+        self._cleanup = cleanup
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED)
+        self._hang_up = select.poll()
+        self._hang_up.register(connection, select.POLLRDHUP)
+        self._first = True
+        self._sent_at = 0.0
+
+    def __next__(self) -> bytes:
+        chunk = _RETRY if self._first else self._wait_for_chunk()
+        self._first = False
+        self._sent_at = time.monotonic()
+        return chunk
+
+    def close(self) -> None:
+        self._cleanup.close()
+
+    def _wait_for_chunk(self) -> bytes:
+        while not self._hang_up.poll(0):
+            try:
+                news = self._controller.watch.news(self._subscription, _LOOK)
+            except Stopping:
+                break
+            if news:
+                return b"".join(self._event(one) for one in news)
+            if time.monotonic() - self._sent_at >= _HEARTBEAT:
+                return _SIGN_OF_LIFE
+        raise StopIteration
+
+    def _event(self, news: News) -> bytes:
+        describe = self._controller.describe
+        match news:
+            case Reach(None):
+                return _event("libvirt", {"reachable": True})
+            case Reach(trouble):
+                return _event("libvirt", {"reachable": False, "detail": trouble})
+            case Everything(machines):
+                return _event("machines", [describe(machine) for machine in machines])
+            case Changed(machine):
+                return _event("machine", describe(machine))
+        return _event("gone", {"uuid": news.uuid})
+
+
+def _event(name: str, data: object) -> bytes:
+    """One event; JSON on one line has no line end in it."""
+    return b"event: " + name.encode("ascii") + b"\ndata: " + encoded(data) + b"\n\n"

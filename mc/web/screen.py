@@ -1,0 +1,28 @@
+"""The resource that shows a machine's screen."""
+
+from http import HTTPStatus
+
+from mc.errors import NoPicture
+from mc.picture import png
+from mc.web.controller import ServiceResource
+from mc.web.operation import Content, operation
+
+
+class Screenshot(ServiceResource):
+    """What is on a machine's first screen now."""
+
+    @operation(
+        "A picture of the machine's screen",
+        answer={},
+        errors=(HTTPStatus.CONFLICT,),
+        media_type="image/png",
+    )
+    def GET(self, machine: str) -> Content:
+        with self._controller.pictures.place():
+            found = self._controller.machines.find(machine)
+            # The embedded hypervisor would show a picture all the same.
+            if found.id is None:
+                raise NoPicture("the machine is off")
+            return Content("image/png", png(self._controller.virsh.screenshot(found.uuid)))
+
+    HEAD = GET

@@ -1,0 +1,286 @@
+"""`GET /events`: what changes is told as it changes, and a stream costs what it may."""
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon import Daemon
+from tests.event_source import EventSource
+from tests.hypervisor import hypervisor, uuid_of
+from tests.lab import Laboratory, until
+
+OK, UNAVAILABLE = 200, 503
+PATIENCE = 30.0
+NAMES = ["vm", "it's", 'a"b', "früh 测试", "line\u2028separator", "event: gone", "<b>&amp;"]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    file = tmp_path_factory.mktemp("events") / "machines.xml"
+    uri = hypervisor(file, [(name, "running") for name in NAMES])
+    with Daemon("--connect", uri) as daemon:
+        yield daemon
+
+
+def small_daemon(folder: Path, machines: int = 3, **settings: object) -> Daemon:
+    """A daemon of one's own with these settings, dots in their names as underscores."""
+    lines = [f"{key.replace('__', '.')} = {value!r}" for key, value in settings.items()]
+    config = folder / "settings.conf"
+    config.write_text("\n".join(["[global]", *lines, ""]))
+    names = [(f"vm-{number}-{'x' * 150}", "running") for number in range(machines)]
+    uri = hypervisor(folder / "machines.xml", names)
+    return Daemon("--connect", uri, "--config", str(config))
+
+
+def test_stream_begins_with_everything(daemon: Daemon) -> None:
+    with EventSource(daemon) as events:
+        assert events.status == OK
+        assert events.response.getheader("Content-Type") == "text/event-stream"
+        assert events.response.getheader("Cache-Control") == "no-store"
+        assert events.line() == b"retry: 1000\n"
+        assert events.next() == ("libvirt", {"reachable": True})
+        assert events.next() == ("machines", daemon.get("/service/machines").json)
+
+
+def test_changes_are_told(daemon: Daemon) -> None:
+    with EventSource(daemon) as one, EventSource(daemon) as two:
+        for events in (one, two):
+            events.wait_for("machines")
+        for name in NAMES:
+            assert daemon.act(name, "force_off").status == OK
+            off = daemon.get("/service/machines").json[sorted(NAMES).index(name)]
+            assert off["power"] == "off"
+            for events in (one, two):
+                assert events.wait_for_machine(name, "shut off") == off
+            assert daemon.act(name, "power_on").status == OK
+            for events in (one, two):
+                assert events.wait_for_machine(name, "running")["id"] > 0
+
+
+def test_stream_is_events_and_comments_only(daemon: Daemon) -> None:
+    """Line by line, until there has been a sign of life."""
+    with EventSource(daemon) as events:
+        lines = []
+        while b": \n" not in lines:
+            lines.append(events.line())
+        assert lines[0] == b"retry: 1000\n"
+        for line in lines:
+            field = line.partition(b": ")[0]
+            assert field in (b"retry", b"event", b"data", b"", b"\n"), line
+            if field == b"data":
+                json.loads(line.partition(b": ")[2])
+
+
+def test_state_words(tmp_path: Path) -> None:
+    with (
+        small_daemon(tmp_path, service__state_words="power") as daemon,
+        EventSource(daemon) as events,
+    ):
+        name = events.wait_for("machines")[0]["name"]
+        daemon.act(name, "force_off")
+        assert events.wait_for_machine(name, "off")["power"] == "off"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE"])
+def test_there_is_only_get(daemon: Daemon, method: str) -> None:
+    answer = daemon.request(method, "/events")
+    assert answer.status == HTTPStatus.METHOD_NOT_ALLOWED
+    assert answer.headers["allow"] == "GET, OPTIONS"
+
+
+def test_parameter_is_refused_and_takes_no_place(tmp_path: Path) -> None:
+    with small_daemon(tmp_path, service__event_streams=1) as daemon:
+        for _ in range(3):
+            assert daemon.get("/events?since=0").status == HTTPStatus.BAD_REQUEST
+        with EventSource(daemon) as events:
+            events.wait_for("machines")
+
+
+def test_client_of_http_1_0_reads_until_the_connection_ends(tmp_path: Path) -> None:
+    with small_daemon(tmp_path) as daemon:
+        with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as connection:
+            connection.sendall(b"GET /events HTTP/1.0\r\n\r\n")
+            received = b""
+            while b"event: machines\n" not in received:
+                received += connection.recv(1 << 16)
+            assert b"chunked" not in received
+            daemon.process.terminate()
+            while data := connection.recv(1 << 16):
+                received += data
+        assert received.partition(b"\r\n\r\n")[2].startswith(b"retry: 1000\n\nevent: libvirt\n")
+
+
+def refused(daemon: Daemon) -> Any:
+    """The problem that a stream too many is answered with; None if it is not refused."""
+    with EventSource(daemon) as events:
+        if events.status == OK:
+            return None
+        assert events.status == UNAVAILABLE
+        assert events.response.getheader("Content-Type") == "application/problem+json"
+        assert events.response.getheader("Retry-After") == "1"
+        return events.problem
+
+
+def test_more_streams_than_allowed_are_refused(tmp_path: Path) -> None:
+    with small_daemon(tmp_path, service__event_streams=2) as daemon, ExitStack() as stack:
+        first, _ = [stack.enter_context(EventSource(daemon)) for _ in range(2)]
+        assert "2 event streams" in refused(daemon)["detail"]
+        assert daemon.get("/service/machines").status == OK
+        first.close()
+        until(lambda: refused(daemon) is None, PATIENCE, "place that is free again")
+
+
+def test_no_streams_at_all(tmp_path: Path) -> None:
+    with small_daemon(tmp_path, service__event_streams=0) as daemon:
+        assert "0 event streams" in refused(daemon)["detail"]
+
+
+@pytest.mark.parametrize("how", ["closed", "reset", "at once"])
+def test_client_that_goes_away_frees_its_place(tmp_path: Path, how: str) -> None:
+    with small_daemon(tmp_path, service__event_streams=1) as daemon:
+        for _ in range(3):
+            events = until(
+                lambda: EventSource(daemon),
+                PATIENCE,
+                "place that is free",
+                lambda events: events.status == OK,
+            )
+            if how != "at once":
+                events.wait_for("machines")
+            if how == "reset":
+                linger = struct.pack("ii", 1, 0)
+                events.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            events.close()
+
+
+def test_client_that_does_not_read_loses_its_place(tmp_path: Path) -> None:
+    """And costs nobody else anything meanwhile."""
+    daemon = small_daemon(
+        tmp_path, machines=1000, service__event_streams=1, server__socket_timeout=1.0
+    )
+    with daemon, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        deaf.connect(("127.0.0.1", daemon.port))
+        deaf.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert deaf.recv(16).startswith(b"HTTP/1.1 200")
+        verbs = ["force_off", "power_on"]
+
+        def freed() -> bool:
+            verbs.reverse()
+            # So many changes at once that everything is told anew, which is much to send.
+            for number in range(400):
+                assert daemon.act(uuid_of(number), verbs[0]).status == OK
+            return refused(daemon) is None
+
+        until(freed, 4 * PATIENCE, "end of the stream that nobody reads")
+
+
+def test_end_of_the_daemon_ends_the_streams(tmp_path: Path) -> None:
+    with small_daemon(tmp_path) as daemon, ExitStack() as stack:
+        streams = [stack.enter_context(EventSource(daemon)) for _ in range(8)]
+        for events in streams:
+            events.wait_for("machines")
+        daemon.process.terminate()
+        for events in streams:
+            with pytest.raises(EOFError):
+                events.next()
+        assert daemon.process.wait(PATIENCE) == 0
+        assert "Traceback" not in daemon.log()
+
+
+def test_thousand_machines(tmp_path: Path) -> None:
+    with small_daemon(tmp_path, machines=1000) as daemon, EventSource(daemon) as events:
+        machines = events.wait_for("machines")
+        assert machines == daemon.get("/service/machines").json
+        assert len(machines) == 1000
+        daemon.act(machines[500]["name"], "force_off")
+        assert events.wait_for_machine(machines[500]["name"], "shut off")["id"] is None
+
+
+def test_nothing_is_asked_while_nobody_listens(daemon: Daemon) -> None:
+    with EventSource(daemon) as events:
+        events.wait_for("machines")
+    lists: list[int] = []
+
+    def quiet() -> bool:
+        """Whether there was no list among the last commands."""
+        for _ in range(50):
+            daemon.status("vm")
+        lists.append(sum(one.startswith("domstats") for one in daemon.virsh_commands()))
+        return len(lists) > 5 and lists[-1] == lists[-5]
+
+    until(quiet, PATIENCE, "end of the reading")
+
+
+# On real machines.
+
+
+def test_what_virsh_does_elsewhere_is_told(lab: Laboratory, daemon_on_lab: Daemon) -> None:
+    with EventSource(daemon_on_lab) as events:
+        events.wait_for("machines")
+        machine = lab.define("followed")
+        assert events.wait_for_machine("followed", "shut off")["uuid"] == machine.uuid
+        machine.boot()
+        events.wait_for_machine("followed", "running")
+        machine.virsh("suspend")
+        events.wait_for_machine("followed", "paused")
+        machine.destroy()
+        events.wait_for_machine("followed", "shut off")
+        machine.virsh("undefine")
+        events.wait_for("gone", lambda data: data == {"uuid": machine.uuid})
+
+
+def test_boot_order_that_is_set_is_told(lab: Laboratory, daemon_on_lab: Daemon) -> None:
+    machine = lab.define("reordered")
+    with EventSource(daemon_on_lab) as events:
+        events.wait_for("machines")
+        body = b'{"device": "disk", "once": true}'
+        assert daemon_on_lab.request("PUT", "/service/reordered/boot", body).status == OK
+        events.wait_for_machine("reordered", "shut off")
+    machine.virsh("undefine")
+
+
+def test_libvirtd_that_is_killed_and_back_is_told() -> None:
+    with Laboratory() as lab, Daemon("--connect", lab.uri) as daemon:
+        machine = lab.define("survivor")
+        with EventSource(daemon) as events:
+            everything = events.wait_for("machines")
+            assert [one["uuid"] for one in everything] == [machine.uuid]
+            for _ in range(2):
+                lab.libvirtd.kill()
+                away = events.wait_for("libvirt")
+                assert away["reachable"] is False
+                assert away["detail"]
+                with EventSource(daemon) as late:
+                    assert late.wait_for("libvirt")["reachable"] is False
+                lab.libvirtd.start()
+                events.wait_for("libvirt", lambda data: data == {"reachable": True})
+                assert events.next() == ("machines", everything)
+                machine.boot()
+                events.wait_for_machine("survivor", "running")
+                machine.destroy()
+                events.wait_for_machine("survivor", "shut off")
+
+
+def test_libvirtd_that_is_away_at_the_start_is_told() -> None:
+    with Laboratory() as lab:
+        machine = lab.define("late")
+        lab.libvirtd.kill()
+        with Daemon("--connect", lab.uri) as daemon, EventSource(daemon) as events:
+            assert events.wait_for("libvirt")["reachable"] is False
+            lab.libvirtd.start()
+            events.wait_for("libvirt", lambda data: data["reachable"])
+            assert [one["uuid"] for one in events.wait_for("machines")] == [machine.uuid]
+
+
+def test_uuids_are_those_of_the_list(daemon: Daemon) -> None:
+    with EventSource(daemon) as events:
+        machines = events.wait_for("machines")
+    assert {one["uuid"] for one in machines} == {uuid_of(number) for number in range(len(NAMES))}
