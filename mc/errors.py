@@ -77,7 +77,7 @@ class TooMany(ControllerError):
     """Raised if as many of something, such as actions, as may be are under way already."""
 
     def __init__(self, limit: int, what: str) -> None:
-        super().__init__(f"{limit} {what} are under way already, the most that are allowed")
+        super().__init__(f"as many {what} are under way already as may be: {limit}")
         self.limit = limit
         self.what = what
 

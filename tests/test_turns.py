@@ -169,7 +169,9 @@ def test_places_are_limited() -> None:
     with ExitStack() as taken:
         for _ in range(3):
             taken.enter_context(places.place())
-        with pytest.raises(TooMany, match="3 actions are under way") as caught:
+        with pytest.raises(
+            TooMany, match="as many actions are under way already as may be: 3"
+        ) as caught:
             taken.enter_context(places.place())
     assert caught.value.limit == 3
 

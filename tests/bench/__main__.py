@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from mc.virsh.quoting import decode
 from mc.virsh.session import Session
+from tests.bench import following
 from tests.daemon import Daemon
 from tests.hypervisor import hypervisor
 from tests.lab import Key, Laboratory, Nic
@@ -33,6 +34,9 @@ def main() -> None:
     with Laboratory() as lab:
         boots(lab)
         load(lab)
+    with Laboratory() as lab:
+        for what in following.rows(lab):
+            row(*what)
     with tempfile.TemporaryDirectory() as folder:
         latency(Path(folder))
 
