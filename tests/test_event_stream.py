@@ -1,7 +1,10 @@
 """`GET /events`: what changes is told as it changes, and a stream costs what it may."""
 
+import base64
 import json
+import re
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from mc.users import add_user
+from tests.certificate import certificate
 from tests.daemon import Daemon
 from tests.event_source import EventSource
 from tests.hypervisor import hypervisor, uuid_of
@@ -217,6 +222,45 @@ def test_nothing_is_asked_while_nobody_listens(daemon: Daemon) -> None:
         return len(lists) > 5 and lists[-1] == lists[-5]
 
     until(quiet, PATIENCE, "end of the reading")
+
+
+def test_stream_over_tls_needs_a_user_and_ends_with_the_client(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    add_user(tmp_path / "users", "reader", "secret")
+    trusting = ssl.create_default_context(cafile=str(cert))
+    head = "GET /events HTTP/1.1\r\nHost: localhost\r\n"
+    words = base64.b64encode(b"reader:secret").decode()
+    daemon = small_daemon(
+        tmp_path,
+        service__event_streams=1,
+        server__ssl_certificate=str(cert),
+        server__ssl_private_key=str(key),
+        auth__users_file=str(tmp_path / "users"),
+        auth__readers=["reader"],
+    )
+
+    def begins(more: str) -> bytes:
+        """What is received until the list of machines or the end of the headers."""
+        address = ("127.0.0.1", daemon.port)
+        with (
+            socket.create_connection(address, PATIENCE) as plain,
+            trusting.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(f"{head}{more}\r\n".encode())
+            received = b""
+            while not re.search(rb"event: machines\n|HTTP/1.1 [45]", received):
+                received += connection.recv(1 << 16)
+            return received
+
+    with daemon:
+        assert begins("").startswith(b"HTTP/1.1 401 ")
+        for _ in range(2):
+            until(
+                lambda: begins(f"Authorization: Basic {words}\r\n"),
+                PATIENCE,
+                "stream over TLS",
+                lambda received: received.startswith(b"HTTP/1.1 200 "),
+            )
 
 
 # On real machines.

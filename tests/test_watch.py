@@ -210,6 +210,15 @@ def test_an_event_is_followed_at_once(heard: House, readings: Callable[[], int])
         one.wait_for_machine("vm-000", "shut off")
 
 
+def test_the_end_of_a_stream_of_events_is_followed_at_once(heard: House) -> None:
+    """Whatever happened since is unheard, and libvirt itself may be gone."""
+    with reader(heard.watch) as one:
+        one.wait_for_everything()
+        heard.virsh.destroy(uuid_of(0))
+        heard.watch.stream_ended()
+        one.wait_for_machine("vm-000", "shut off")
+
+
 def test_a_machine_that_an_event_names_is_told_though_its_entry_is_the_same(heard: House) -> None:
     with reader(heard.watch) as one:
         one.wait_for_everything()
