@@ -86,9 +86,11 @@ def test_parameter_is_refused(daemon: Daemon) -> None:
 
 
 def test_picture_of_a_real_machine(daemon_on_lab: Daemon, machine: Machine) -> None:
-    """In text mode: 80 by 25 characters of 9 by 16 dots; some drop the ninth."""
     for _ in range(3):
-        assert size(screenshot(daemon_on_lab, machine.name)) in [(720, 400), (640, 400)]
+        width, height = size(screenshot(daemon_on_lab, machine.name))
+        # In text mode: 80 by 25 characters of 8 or 9 by 16 dots.
+        assert width >= 640
+        assert height >= 400
 
 
 def test_machine_without_a_display_has_none(lab: Laboratory, daemon_on_lab: Daemon) -> None:

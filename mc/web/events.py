@@ -26,6 +26,8 @@ _SIGN_OF_LIFE = b": \n\n"
 _HEARTBEAT, _LOOK = 10.0, 1.0
 # Milliseconds for which a client's system may leave unacknowledged what was sent to it.
 _UNACKNOWLEDGED = 30000
+# Bytes that may wait in the system for a client that does not read, which Linux doubles.
+_UNREAD = 1 << 16
 
 
 class Events(ServiceResource):
@@ -52,8 +54,9 @@ class Events(ServiceResource):
 class EventStream(Iterator[bytes]):
     """The stream for one client. It ends with the client or the daemon; `close` frees its place.
 
-    A client that has closed its connection is noticed within a second or two. One whose system
-    does not answer any more is cut off by ours, so that a write fails.
+    A client that has closed its connection is noticed within a second or two. To one that does
+    not read, a write fails after the server's time-out; one whose system does not answer any more
+    is cut off by ours.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class EventStream(Iterator[bytes]):
         self._subscription = subscription
         self._cleanup = cleanup
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         self._hang_up = select.poll()
         self._hang_up.register(connection, select.POLLRDHUP)
         self._first = True
