@@ -371,4 +371,5 @@ def test_sessions_are_counted_by_what_they_are_for(virsh: Virsh, lab: Laboratory
             "read": 0,
             "list": 1,
             "act": 0,
+            "draw": 0,
         }

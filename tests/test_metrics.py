@@ -204,7 +204,8 @@ def down(daemon: Daemon) -> None:
     assert samples["libvirt_up", labels()] == 0
     assert not by_label(samples, "libvirt_mc_machines", "state")
     assert value(samples, "libvirt_mc_build_info", version=__version__) == 1
-    assert by_label(samples, "libvirt_mc_sessions_open", "pool").keys() == {"read", "list", "act"}
+    pools = by_label(samples, "libvirt_mc_sessions_open", "pool").keys()
+    assert pools == {"read", "list", "act", "draw"}
 
 
 def up(daemon: Daemon) -> None:

@@ -13,6 +13,7 @@ import pytest
 from mc import settings
 from mc.settings import Settings, key_of
 from mc.virsh.commands import BURST
+from mc.web.attempts import WAITING_AT_MOST
 from tests.daemon import PROGRAM
 
 ROOT = PROGRAM.parent
@@ -123,7 +124,7 @@ def sessions_at_most() -> int:
     """The virsh processes that the default settings can come to, that for events among them."""
     chosen = Settings()
     acting = max(chosen.action_sessions, chosen.actions_at_once)
-    return BURST * chosen.read_sessions + BURST + acting + 1
+    return BURST * chosen.read_sessions + BURST + acting + chosen.pictures_at_once + 1
 
 
 def test_limits_leave_room_for_what_the_settings_allow(unit: dict[str, str]) -> None:
@@ -135,7 +136,7 @@ def test_limits_leave_room_for_what_the_settings_allow(unit: dict[str, str]) -> 
     assert f"{sessions} x 19 MB" in text
     assert f"make {megabytes} MB" in text
     assert megabytes <= int(unit["MemoryMax"].removesuffix("M"))
-    workers = Settings().thread_pool + Settings().event_streams
+    workers = Settings().thread_pool + Settings().event_streams + WAITING_AT_MOST
     assert workers + 3 * sessions < int(unit["TasksMax"])
     assert 2 * (Settings().max_connections + 4 * sessions) < int(unit["LimitNOFILE"])
 
