@@ -60,23 +60,24 @@ class Accounts:
         Raises a `Problem`: 401, 429 for an address with too many wrong passwords, or 503 while the
         users file cannot be used.
         """
-        address = request.remote.ip
         try:
-            self._attempts.check(address)
-            claim = self._claim(request)
-            if claim is not None and not claim.holds:
-                log.warning("wrong password: client=%s user=%s", address, json.dumps(claim.name))
-                self._attempts.punish(address)
+            return self._user(request)
         except TooManyAttempts as error:
             raise _later(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords") from error
         except UsersUnusable as error:
             raise _later(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "nobody can be let in now; the log says why",
+                HTTPStatus.SERVICE_UNAVAILABLE, "nobody can be let in now; the log says why"
             ) from error
+
+    def _user(self, request: Any) -> str:
+        address = request.remote.ip
+        self._attempts.check(address)
+        claim = self._claim(request)
         if claim is None:
             raise self._challenge(request, "a user name and a password are needed")
         if not claim.holds:
+            log.warning("wrong password: client=%s user=%s", address, json.dumps(claim.name))
+            self._attempts.punish(address)
             raise self._challenge(request, "the user name or the password is wrong")
         if claim.stale:
             raise self._challenge(request, "the nonce is too old", stale=True)
