@@ -100,7 +100,7 @@ def run(settings: Settings) -> None:
         parts.callback(attempts.stop)
         serve(
             settings,
-            routes(controller),
+            routes(controller, settings.authentication),
             guard,
             on_serving=announce,
             on_stop=parts.close,

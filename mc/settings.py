@@ -155,6 +155,13 @@ class Settings:
         return logging.getLevelNamesMapping()[self.log_level.upper()]
 
     @property
+    def authentication(self) -> tuple[str, ...]:
+        """The HTTP schemes by which a user is known; none if none is needed."""
+        if not self.users_file:
+            return ()
+        return ("digest", "basic") if self.certificate else ("digest",)
+
+    @property
     def actions_at_once(self) -> int:
         """How many actions may be under way: a fifth of the threads is left for reading."""
         return max(1, self.thread_pool * 4 // 5)

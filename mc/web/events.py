@@ -35,7 +35,7 @@ class Events(ServiceResource):
 
     @operation(
         "What changes, as Server-Sent Events",
-        answer={},
+        answer={"type": "string"},
         errors=(HTTPStatus.SERVICE_UNAVAILABLE,),
         media_type="text/event-stream",
     )

@@ -22,6 +22,7 @@ class Operation:
 
     answer: JSON Schema of what it returns. acts: whether it changes anything, so that a foreign
     page must not cause it. errors: what it may answer beside what every operation may.
+    other_media_types: what it answers as well, to those who ask for it, as a page to a browser.
     """
 
     summary: str
@@ -30,6 +31,7 @@ class Operation:
     acts: bool = False
     errors: Sequence[HTTPStatus] = ()
     media_type: str = "application/json"
+    other_media_types: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ def operation(
     acts: bool = False,
     errors: Sequence[HTTPStatus] = (),
     media_type: str = "application/json",
+    other_media_types: Sequence[str] = (),
 ) -> Callable[[Handler], Handler]:
     """Declare a method of a resource: see `Operation`."""
-    declared = Operation(summary, answer, parameters, acts, errors, media_type)
+    declared = Operation(summary, answer, parameters, acts, errors, media_type, other_media_types)
 
     def declare(handler: Handler) -> Handler:
         handler.operation = declared  # type: ignore[attr-defined]
@@ -76,6 +79,8 @@ class Resource:
 
     public = False
     """Whether it answers those who are no users as well."""
+    documented = True
+    """Whether `/openapi.json` tells of it: it does, where there is anything to be had."""
 
     def methods(self) -> list[str]:
         return [name for name in METHODS if hasattr(self, name)] + ["OPTIONS"]
@@ -95,3 +100,8 @@ class Route:
     @property
     def segments(self) -> tuple[str, ...]:
         return tuple(self.template.strip("/").split("/"))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of the segments that may be anything."""
+        return tuple(part.strip("{}") for part in self.segments if part.startswith("{"))

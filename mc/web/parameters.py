@@ -12,7 +12,8 @@ import cherrypy
 from mc.web.problems import Problem
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
+# JSON's number (RFC 8259), of a length that any float has.
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{0,20})?(e[+-]?\d{1,3})?", re.ASCII | re.I)
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ def seconds(name: str, about: str, most: float) -> Parameter:
     """A duration between 0 and `most` seconds."""
 
     def read(value: object) -> float:
-        number = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        if not number or not _NUMBER.fullmatch(str(value)) or float(str(value)) > most:
-            raise ValueError(f"a number of seconds between 0 and {most:g}")
-        return float(str(value))
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            value = float(value)
+        # Compared before it is converted: a whole number may be too large for a float.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most:
+            return float(value)
+        raise ValueError(f"a number of seconds between 0 and {most:g}")
 
     return Parameter(name, about, read, {"type": "number", "minimum": 0, "maximum": most})
 

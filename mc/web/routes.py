@@ -1,17 +1,26 @@
 """Every URL that there is."""
 
+from collections.abc import Sequence
+
 from mc.web.controller import Controller
 from mc.web.events import Events
 from mc.web.monitoring import HealthCheck, MetricsPage
+from mc.web.openapi import with_document
 from mc.web.operation import Route
 from mc.web.service import service_routes
 
 
-def routes(controller: Controller) -> list[Route]:
-    """Where two match, the first one counts."""
-    return [
-        *service_routes(controller),
-        Route("/events", Events(controller)),
-        Route("/healthz", HealthCheck(controller)),
-        Route("/metrics", MetricsPage(controller)),
-    ]
+def routes(controller: Controller, authentication: Sequence[str] = ()) -> list[Route]:
+    """Where two match, the first one counts.
+
+    `authentication` are the HTTP schemes by which a user is known, if one is needed.
+    """
+    return with_document(
+        [
+            *service_routes(controller),
+            Route("/events", Events(controller)),
+            Route("/healthz", HealthCheck(controller)),
+            Route("/metrics", MetricsPage(controller)),
+        ],
+        authentication,
+    )

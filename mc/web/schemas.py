@@ -6,9 +6,10 @@ from typing import Any
 from mc.machines import STATES
 
 
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    """An object that has just these members."""
+def _object(title: str, /, **properties: dict[str, Any]) -> dict[str, Any]:
+    """An object that has just these members; the title is its name in `/openapi.json`."""
     return {
+        "title": title,
         "type": "object",
         "properties": properties,
         "required": list(properties),
@@ -29,6 +30,7 @@ _POWER = _one_of("on", "off")
 _STATE = _one_of(*STATES, "on", "off")
 
 INDEX = _object(
+    "Index",
     name=_TEXT,
     version=_TEXT,
     libvirt=_TEXT,
@@ -39,13 +41,15 @@ INDEX = _object(
     screenshot=_TEXT,
     verbs=_TEXT,
     events=_TEXT,
+    openapi=_TEXT,
 )
 MACHINE = _object(
-    id={"type": ["integer", "null"]}, name=_TEXT, uuid=_UUID, state=_STATE, power=_POWER
+    "Machine", id={"type": ["integer", "null"]}, name=_TEXT, uuid=_UUID, state=_STATE, power=_POWER
 )
 MACHINES = {"type": "array", "items": MACHINE}
-STATUS = _object(state=_STATE, power=_POWER, reason=_TEXT)
+STATUS = _object("Status", state=_STATE, power=_POWER, reason=_TEXT)
 STATE_CONTROLLER = _object(
+    "StateController",
     machine=_TEXT,
     uuid=_UUID,
     status=_TEXT,
@@ -57,9 +61,10 @@ _BOOT: dict[str, dict[str, Any]] = {
     "once": {"type": ["string", "null"]},
     "default": _TEXTS,
 }
-BOOT = _object(**_BOOT)
-BOOT_SET = _object(machine=_TEXT, uuid=_UUID, changed=_YES_OR_NO, **_BOOT)
+BOOT = _object("Boot", **_BOOT)
+BOOT_SET = _object("BootSet", machine=_TEXT, uuid=_UUID, changed=_YES_OR_NO, **_BOOT)
 OUTCOME = _object(
+    "Outcome",
     machine=_TEXT,
     uuid=_UUID,
     action=_TEXT,
@@ -68,8 +73,38 @@ OUTCOME = _object(
     power=_POWER,
     reason=_TEXT,
 )
-HEALTH = _object(status=_one_of("ok"), version=_TEXT, libvirt=_one_of("reachable"))
+HEALTH = _object("Health", status=_one_of("ok"), version=_TEXT, libvirt=_one_of("reachable"))
+# RFC 9457, section 3, with members of ours; a client has to bear with more.
+PROBLEM = {
+    "title": "Problem",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": _TEXT,
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {**_TEXT, "description": "what is wrong, in libvirt's own words if they are its"},
+        "parameter": {**_TEXT, "description": "the parameter that is at fault"},
+        "verbs": {**_TEXTS, "description": "the verbs that there are"},
+        "uuid": {**_UUID, "description": "the machine that an action was about"},
+        "outcome": {"const": "unknown", "description": "a command was sent; no answer ever came"},
+        "done": {**_TEXTS, "description": "the virsh commands that had succeeded before"},
+    },
+    "required": ["type", "title", "status", "detail"],
+}
 
-BOOT_ERRORS = (HTTPStatus.CONFLICT,)
-ACTION_ERRORS = (HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE)
-BOOT_ACTION_ERRORS = ACTION_ERRORS
+VARIABLES: dict[str, dict[str, Any]] = {
+    "machine": {
+        "description": "a machine's name or UUID; by the UUID where the name means something else",
+        "schema": {"type": "string", "minLength": 1},
+    }
+}
+"""What may stand for each variable in a URL."""
+
+# Any question to libvirt may be refused, find it away, or get no answer in time.
+LIBVIRT_ERRORS = (
+    HTTPStatus.CONFLICT,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+MACHINE_ERRORS = (HTTPStatus.NOT_FOUND, *LIBVIRT_ERRORS)
+ACTION_ERRORS = (*MACHINE_ERRORS, HTTPStatus.INSUFFICIENT_STORAGE)

@@ -1,9 +1,8 @@
 """The resource that shows a machine's screen."""
 
-from http import HTTPStatus
-
 from mc.errors import NoPicture
 from mc.picture import png
+from mc.web import schemas
 from mc.web.controller import ServiceResource
 from mc.web.operation import Content, operation
 
@@ -14,7 +13,7 @@ class Screenshot(ServiceResource):
     @operation(
         "A picture of the machine's screen",
         answer={},
-        errors=(HTTPStatus.CONFLICT,),
+        errors=schemas.MACHINE_ERRORS,
         media_type="image/png",
     )
     def GET(self, machine: str) -> Content:

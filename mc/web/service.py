@@ -59,6 +59,7 @@ class Index(ServiceResource):
             "screenshot": "/service/{machine}/screenshot",
             "verbs": "/service/{machine}/state_controller",
             "events": "/events",
+            "openapi": "/openapi.json",
         }
 
     HEAD = GET
@@ -67,7 +68,7 @@ class Index(ServiceResource):
 class MachineList(ServiceResource):
     """Every machine, by name."""
 
-    @operation("All machines, by name", answer=schemas.MACHINES)
+    @operation("All machines, by name", answer=schemas.MACHINES, errors=schemas.LIBVIRT_ERRORS)
     def GET(self) -> object:
         return [self._controller.describe(one) for one in self._controller.machines.list_all()]
 
@@ -77,7 +78,7 @@ class MachineList(ServiceResource):
 class OneMachine(ServiceResource):
     """One machine."""
 
-    @operation("One machine", answer=schemas.MACHINE)
+    @operation("One machine", answer=schemas.MACHINE, errors=schemas.MACHINE_ERRORS)
     def GET(self, machine: str) -> object:
         return self._controller.describe(self._controller.machines.find(machine))
 
@@ -87,7 +88,11 @@ class OneMachine(ServiceResource):
 class MachineStatus(ServiceResource):
     """The state of one machine and the reason for it."""
 
-    @operation("The state of one machine and the reason for it", answer=schemas.STATUS)
+    @operation(
+        "The state of one machine and the reason for it",
+        answer=schemas.STATUS,
+        errors=schemas.MACHINE_ERRORS,
+    )
     def GET(self, machine: str) -> object:
         status = self._controller.machines.status(machine)
         return {**self._controller.state(status), "reason": status.reason}
@@ -98,7 +103,11 @@ class MachineStatus(ServiceResource):
 class StateController(ServiceResource):
     """The verbs and their URLs."""
 
-    @operation("The verbs and their URLs", answer=schemas.STATE_CONTROLLER)
+    @operation(
+        "The verbs and their URLs",
+        answer=schemas.STATE_CONTROLLER,
+        errors=schemas.MACHINE_ERRORS,
+    )
     def GET(self, machine: str) -> object:
         found = self._controller.machines.find(machine)
         base = machine_url(found) + "/state_controller/"
@@ -115,7 +124,7 @@ class StateController(ServiceResource):
 class Boot(ServiceResource):
     """What a machine boots: GET tells it, PUT sets it and powers nothing."""
 
-    @operation("What a machine boots", answer=schemas.BOOT, errors=schemas.BOOT_ERRORS)
+    @operation("What a machine boots", answer=schemas.BOOT, errors=schemas.MACHINE_ERRORS)
     def GET(self, machine: str) -> object:
         found = self._controller.machines.find(machine)
         return asdict(self._controller.boot.status(found))
@@ -127,7 +136,7 @@ class Boot(ServiceResource):
         answer=schemas.BOOT_SET,
         parameters=(_DEVICE, _ONCE, _DISCARD_SAVED),
         acts=True,
-        errors=schemas.BOOT_ACTION_ERRORS,
+        errors=schemas.ACTION_ERRORS,
     )
     def PUT(self, machine: str, device: Device, **how: bool) -> object:
         controller = self._controller
@@ -180,6 +189,8 @@ class Action(ServiceResource):
 class UnknownVerb(Resource):
     """Tells those who mistype a verb which ones there are."""
 
+    documented = False
+
     @operation("Always 404: there is no such verb", answer={})
     def GET(self, machine: str, verb: str) -> object:
         raise Problem(
@@ -214,7 +225,7 @@ def _boot_action(controller: Controller, verb: str) -> Action:
         schemas.OUTCOME,
         (_ONCE, _GRACE, _DISCARD_SAVED),
         acts=True,
-        errors=schemas.BOOT_ACTION_ERRORS,
+        errors=schemas.ACTION_ERRORS,
     )
     return Action(controller, verb, declared, perform)
 

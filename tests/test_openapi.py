@@ -1,0 +1,193 @@
+"""The OpenAPI document: that it is one, tells of every route, and tells the truth."""
+
+import json
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any, cast
+
+import pytest
+import schemathesis
+from hypothesis import settings
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from schemathesis import Case
+
+from mc import __version__, errors
+from mc.web import problems
+from mc.web.controller import Controller
+from mc.web.openapi import document
+from mc.web.operation import Content, Resource, Route, operation
+from mc.web.routes import routes
+from tests.daemon import Daemon
+from tests.hypervisor import STATES, hypervisor
+
+ROUTES = routes(cast(Controller, None))
+DOCUMENT = document(ROUTES)
+PATHS = DOCUMENT["paths"]
+OPERATIONS = [(path, method) for path in PATHS for method in PATHS[path] if method != "parameters"]
+NOT_FOUND_ONLY = {"/service/{machine}/state_controller/{verb}"}
+# The machines that are there to be called, by the state that they are in at first. One that is
+# in shutdown stays so for ever, and would be waited for.
+MACHINES = {state.replace(" ", "-"): state for state in STATES if state != "in shutdown"}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("openapi")
+    uri = hypervisor(folder / "machines.xml", MACHINES.items())
+    with Daemon("--connect", uri, "--backup-dir", str(folder / "backups")) as daemon:
+        yield daemon
+
+
+def test_document_is_openapi(daemon: Daemon) -> None:
+    answer = daemon.get("/openapi.json")
+    assert (answer.status, answer.headers["content-type"]) == (HTTPStatus.OK, "application/json")
+    OpenAPIV31SpecValidator(answer.json).validate()
+    assert answer.json["openapi"].startswith("3.1.")
+    assert answer.json["info"]["version"] == __version__
+    assert answer.json == DOCUMENT
+    assert daemon.get(daemon.get("/").json["openapi"]).json == DOCUMENT
+
+
+def test_document_tells_of_every_route() -> None:
+    templates = [route.template for route in ROUTES]
+    assert list(PATHS) == [template for template in templates if template not in NOT_FOUND_ONLY]
+    names = [PATHS[path][method]["operationId"] for path, method in OPERATIONS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_url_allows_what_the_document_names(daemon: Daemon, path: str) -> None:
+    allowed = daemon.request("OPTIONS", path.replace("{machine}", "running")).headers["allow"]
+    named = [method.upper() for method in PATHS[path] if method != "parameters"]
+    assert allowed.split(", ") == [*named, "OPTIONS"]
+
+
+def test_every_error_is_documented() -> None:
+    """Of a verb that can do all that this service can do."""
+    told = PATHS["/service/{machine}/state_controller/pxeboot"]["post"]["responses"]
+    statuses = {str(status.value) for status in problems._STATUS_BY_ERROR.values()}
+    assert statuses | {"400", "403", "408", "411", "413", "414", "421"} == set(told) - {"200"}
+    assert errors.Unavailable in problems._STATUS_BY_ERROR
+
+
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_what_comes_without_libvirt_is_documented(away: Daemon, path: str, method: str) -> None:
+    told = PATHS[path][method]["responses"]
+    answer = away.request(
+        method.upper(), path.replace("{machine}", "vm"), b'{"device": "pxe"}' * (method == "put")
+    )
+    asks = str(HTTPStatus.SERVICE_UNAVAILABLE.value) in told
+    assert answer.status == (HTTPStatus.SERVICE_UNAVAILABLE if asks else HTTPStatus.OK), answer
+    if asks:
+        assert set(_resolved(told["503"]).get("headers", {})) <= {"Retry-After"}
+        assert answer.headers["retry-after"]
+
+
+@pytest.fixture(scope="module")
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose libvirt is not there."""
+    socket = tmp_path_factory.mktemp("away") / "no-socket"
+    with Daemon("--connect", f"qemu+unix:///system?socket={socket}") as daemon:
+        yield daemon
+
+
+def _resolved(told: Any) -> Any:
+    """What a reference in the document refers to."""
+    if "$ref" not in told:
+        return told
+    found: Any = DOCUMENT
+    for key in told["$ref"].removeprefix("#/").split("/"):
+        found = found[key]
+    return found
+
+
+class Picture(Resource):
+    public = True
+
+    @operation("A picture", answer={}, media_type="image/png", other_media_types=("image/gif",))
+    def GET(self) -> object:
+        return Content("image/png", b"")
+
+    HEAD = GET
+
+
+class Hidden(Picture):
+    documented = False
+
+
+def test_resources_of_every_kind_are_told_apart() -> None:
+    made = document(
+        [*ROUTES, Route("/picture", Picture()), Route("/hidden", Hidden())], ("digest", "basic")
+    )
+    OpenAPIV31SpecValidator(made).validate()
+    assert made["security"] == [{"digest": []}, {"basic": []}]
+    assert made["components"]["securitySchemes"]["digest"] == {"type": "http", "scheme": "digest"}
+    picture = made["paths"]["/picture"]
+    assert set(picture["get"]["responses"]["200"]["content"]) == {"image/png", "image/gif"}
+    assert "content" not in picture["head"]["responses"]["200"]
+    assert picture["get"]["security"] == []
+    assert "401" not in picture["get"]["responses"]
+    assert "/hidden" not in made["paths"]
+    machines = made["paths"]["/service/machines"]["get"]
+    assert "security" not in machines
+    assert _resolved(machines["responses"]["401"])["headers"].keys() == {"WWW-Authenticate"}
+
+
+def test_parameters_are_in_the_query_or_in_the_body() -> None:
+    path = PATHS["/service/{machine}/state_controller/pxeboot"]
+    in_query = {one["name"]: one["schema"] for one in path["get"]["parameters"]}
+    body = path["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(in_query) == set(body["properties"]) == {"once", "grace", "discard_saved"}
+    assert in_query["grace"] == {"type": "number", "minimum": 0, "maximum": 600}
+    assert "parameters" not in path["post"]
+    put = PATHS["/service/{machine}/boot"]["put"]["requestBody"]
+    assert put["required"]
+    assert put["content"]["application/json"]["schema"]["required"] == ["device"]
+
+
+def _described(mode: str, examples: int) -> Any:
+    """The API as the document describes it: what schemathesis makes requests from.
+
+    The same requests each time: what it would add from the code's constants and from earlier
+    answers depends on what has run before.
+    """
+    settled = {"extra-data-sources": {"responses": False}}
+    config = {
+        "seed": 1,
+        "generation": {
+            "mode": mode,
+            "max-examples": examples,
+            "deterministic": True,
+            "database": "none",
+        },
+        "analysis": {"constants": {"enabled": False}},
+        "phases": {
+            "examples": settled,
+            "coverage": settled,
+            "fuzzing": settled | {"error-feedback": {"enabled": False}},
+        },
+    }
+    return schemathesis.openapi.from_dict(
+        json.loads(json.dumps(DOCUMENT)), config=schemathesis.Config.from_dict(config)
+    )
+
+
+any_request, good_request = _described("all", 10), _described("positive", 10)
+
+
+@any_request.parametrize()  # type: ignore[untyped-decorator]
+@settings(deadline=None)
+def test_answers_are_as_documented(case: Case[Any], daemon: Daemon) -> None:
+    """Good and bad requests: every check that schemathesis has, server errors included."""
+    case.call_and_validate(f"http://127.0.0.1:{daemon.port}", timeout=30)
+
+
+@good_request.include(path_regex="{machine}").parametrize()  # type: ignore[untyped-decorator]
+@good_request.given(machine=st.sampled_from([*MACHINES]))  # type: ignore[untyped-decorator]
+@settings(deadline=None)
+def test_answers_of_machines_are_as_documented(
+    case: Case[Any], daemon: Daemon, machine: str
+) -> None:
+    case.path_parameters["machine"] = machine
+    case.call_and_validate(f"http://127.0.0.1:{daemon.port}", timeout=30)
