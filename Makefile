@@ -46,8 +46,8 @@ clean:
 
 .PHONY: laboratory
 laboratory:
-	@tools="curl virsh libvirtd qemu-system-x86_64" \
-	packages="curl libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86"; \
+	@tools="curl openssl virsh libvirtd qemu-system-x86_64" \
+	packages="curl openssl libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86"; \
 	$(install-missing)
 
 # It only looks at the unit file; nothing is started.

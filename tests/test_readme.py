@@ -8,6 +8,7 @@ fresh demo.
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.daemon import Daemon
+from tests.daemon import PROGRAM, Daemon
+from tests.lab import until
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = "http://127.0.0.1:9001"
+DEMO = f"test://{quote(str(ROOT / 'config' / 'demo.xml'))}"
 PATIENCE = 60
 
 # Examples that are not run here, each with the reason: commands, or the first line of a block that
@@ -31,6 +34,37 @@ NOT_RUN = {
     "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt": "make test does it",
     ".venv/bin/python libvirt_mc.py": "it manages the system's own libvirt",
     ".venv/bin/python libvirt_mc.py --connect qemu+ssh://root@host/system": "there is no such host",
+    **dict.fromkeys(
+        [
+            ".venv/bin/python libvirt_mc.py --add-user admin --users users",
+            'openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=$(hostname -f)" '
+            '-addext "subjectAltName=DNS:$(hostname -f)" -keyout key.pem -out cert.pem',
+            ".venv/bin/python libvirt_mc.py --listen 0.0.0.0:9001 --users users "
+            "--tls-cert cert.pem --tls-key key.pem",
+            "curl --cacert cert.pem --digest -u admin "
+            '"https://$(hostname -f):9001/service/machines"',
+        ],
+        "test_users_and_tls_as_shown does it, on the demo and on the loopback",
+    ),
+    **dict.fromkeys(
+        [
+            "umask 022",
+            "install -D -m 644 config/libvirt-mc.sysusers /etc/sysusers.d/libvirt-mc.conf",
+            "systemd-sysusers",
+            "mkdir -p /opt/libvirt_mc",
+            "cp -r libvirt_mc.py mc requirements.txt /opt/libvirt_mc",
+            "python3 -m venv /opt/libvirt_mc/.venv",
+            "/opt/libvirt_mc/.venv/bin/pip install -r /opt/libvirt_mc/requirements.txt",
+            "install -d -o libvirt-mc -g libvirt-mc -m 750 /etc/libvirt_mc",
+            "install -m 644 config/libvirt_mc.conf /etc/libvirt_mc",
+            "install -m 644 config/libvirt-mc.service /etc/systemd/system",
+            "systemctl enable --now libvirt-mc",
+            "/opt/libvirt_mc/.venv/bin/python /opt/libvirt_mc/libvirt_mc.py "
+            "--add-user admin --users /etc/libvirt_mc/users",
+        ],
+        "it changes the system, as root; tests/test_unit.py looks at what is installed",
+    ),
+    "curl --no-buffer http://127.0.0.1:9001/events": "test_changes_are_told_as_shown does it",
     "virsh define /var/lib/libvirt_mc/backups/web-1.xml.20260101T120000.000000Z.backup": (
         "tests/test_boot_kept.py does it, with a backup that exists"
     ),
@@ -102,8 +136,7 @@ SHELL, PYTHON, ANSWERS = (
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Daemon]:
-    uri = f"test://{quote(str(ROOT / 'config' / 'demo.xml'))}"
-    with Daemon("--connect", uri, "--backup-dir", str(tmp_path / "backups")) as daemon:
+    with Daemon("--connect", DEMO, "--backup-dir", str(tmp_path / "backups")) as daemon:
         yield daemon
 
 
@@ -168,6 +201,68 @@ def test_scripts_fail_on_errors(demo: Daemon) -> None:
     done = _run(["sh", "-c"], demo, command.replace("/web-1/", "/nobody/"))
     assert done.returncode != 0
     assert json.loads(done.stdout)["detail"] == said
+
+
+def test_users_and_tls_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account, a certificate, a daemon with both, and a request: one after the other."""
+    monkeypatch.chdir(tmp_path)
+    add_user, certify, serve, ask = [
+        example.replace("$(hostname -f)", "localhost")
+        for block in BLOCKS
+        for example, _ in block.examples
+        if "--tls-cert" in block.text
+    ]
+
+    def run(command: str, typed: str = "") -> str:
+        command = command.replace(".venv/bin/python libvirt_mc.py", f"{sys.executable} {PROGRAM}")
+        done = subprocess.run(
+            ["sh", "-euc", command],
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=os.environ | {"no_proxy": "*"},
+            check=False,
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
+    run(add_user, "secret\n")
+    run(certify)
+    options = shlex.split(serve.partition(" --listen 0.0.0.0:9001 ")[2])
+    with Daemon("--connect", DEMO, *options) as daemon:
+        answer = run(ask.replace(":9001", f":{daemon.port}").replace("-u admin", "-u admin:secret"))
+    assert "web-1" in [machine["name"] for machine in json.loads(answer)]
+
+
+def test_changes_are_told_as_shown(demo: Daemon, tmp_path: Path) -> None:
+    """What is shown is a host with one machine, and that machine being switched off."""
+    (command, shown), *_ = [
+        example for block in BLOCKS for example in block.examples if "/events" in example[0]
+    ]
+    *beginning, machines, _, change = [line for line in shown.split("\n") if line]
+    file = tmp_path / "told"
+    with file.open("wb") as output:
+        curl = subprocess.Popen(
+            ["sh", "-euc", "exec " + command.replace(ADDRESS, f"http://127.0.0.1:{demo.port}")],
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"no_proxy": "*"},
+        )
+    try:
+        told = until(
+            lambda: [line for line in file.read_text().split("\n")[:-1] if line],
+            PATIENCE,
+            "list of machines",
+            lambda lines: len(lines) > len(beginning),
+        )
+        assert told[: len(beginning)] == beginning
+        assert machines.removeprefix("data: [").removesuffix("]") in told[len(beginning)]
+        demo.act("web-1", "force_off")
+        until(lambda: file.read_text().split("\n"), PATIENCE, change, lambda lines: change in lines)
+    finally:
+        curl.kill()
+        curl.wait(PATIENCE)
 
 
 def test_demo_is_what_make_runs(demo: Daemon) -> None:
