@@ -64,14 +64,21 @@ class Daemon:
     def pid(self) -> int:
         return self.process.pid
 
-    def log(self) -> str:
-        """All that it has logged so far."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), size, 0).decode("utf-8", "replace")
+    def log_size(self) -> int:
+        """How many bytes it has logged so far: where to begin to read what comes next."""
+        return os.fstat(self._log.fileno()).st_size
 
-    def virsh_commands(self) -> list[str]:
+    def log(self, start: int = 0) -> str:
+        """All that it has logged so far, or since the log had a size."""
+        size = self.log_size() - start
+        return os.pread(self._log.fileno(), size, start).decode("utf-8", "replace")
+
+    def virsh_commands(self, start: int = 0) -> list[str]:
         """The virsh commands given so far, without the URI: `start --domain UUID`."""
-        lines = [line for line in self.log().splitlines() if "mc.virsh.commands: virsh -c" in line]
+        # Not by splitlines: a name may hold what Unicode takes for the end of a line.
+        lines = [
+            line for line in self.log(start).split("\n") if "mc.virsh.commands: virsh -c" in line
+        ]
         return [line.split(": virsh -c ", 1)[1].split(" ", 1)[1] for line in lines]
 
     def children(self) -> list[int]:

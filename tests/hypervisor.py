@@ -15,17 +15,24 @@ STATES = {
     "pmsuspended": 7,
 }
 
+DEVICES = (
+    "<devices><disk device='disk'><source file='/disk.img'/><target dev='vda' bus='virtio'/></disk>"
+    "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='default'/>"
+    "</interface></devices>"
+)
+"""A disk and a network card, for machines that are to boot by one of them."""
+
 
 def uuid_of(number: int) -> str:
     """The UUID of the machine that is the `number`th in its file, from 0."""
     return str(UUID(int=(0x6D63 << 112) + number))
 
 
-def hypervisor(file: Path, machines: Iterable[tuple[str, str]]) -> str:
+def hypervisor(file: Path, machines: Iterable[tuple[str, str]], devices: str = "") -> str:
     """Write machines, each a name and a state, into a file; the URI of a hypervisor with them."""
     domains = "".join(
         f"<domain type='test'><name>{escape(name)}</name><uuid>{uuid_of(number)}</uuid>"
-        "<memory unit='MiB'>8</memory><os><type>hvm</type></os>"
+        f"<memory unit='MiB'>8</memory><os><type>hvm</type></os>{devices}"
         "<runstate xmlns='http://libvirt.org/schemas/domain/test/1.0'>"
         f"{STATES[state]}</runstate></domain>"
         for number, (name, state) in enumerate(machines)
