@@ -275,6 +275,20 @@ def test_mark_waits_while_a_saved_image_goes_on(define: Define, daemon: Daemon) 
     assert get_boot(daemon, machine)["once"] is None
 
 
+def test_mark_taken_back_leaves_the_order_and_a_saved_image(define: Define, daemon: Daemon) -> None:
+    machine = define()
+    first = machine.xml()
+    machine.boot()
+    set_boot(daemon, machine, "pxe", once=True)
+    machine.virsh("managedsave")
+    set_boot(daemon, machine, "none")
+    assert machine.xml() == first
+    boot(daemon, machine, "power_on")
+    assert machine.state_and_reason() == "running (restored)"
+    boot(daemon, machine, "force_reset")
+    machine.wait_for_boots("disk", "disk")
+
+
 BODIES: list[dict[str, object]] = [
     {},
     {"once": True},

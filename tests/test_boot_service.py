@@ -292,6 +292,19 @@ def test_setting_an_order_takes_the_mark_away(daemon: Daemon) -> None:
     assert put(daemon, "off-2", device="disk", once="1").json["once"] == "disk"
 
 
+@pytest.mark.parametrize("once", [True, False])
+def test_mark_can_be_taken_back(daemon: Daemon, once: bool) -> None:
+    put(daemon, "off-2", device="cdrom")
+    xml = daemon.get(boot_url("off-2")).json
+    assert put(daemon, "off-2", device="pxe", once=True).json["once"] == "pxe"
+    before = len(daemon.virsh_commands())
+    answer = put(daemon, "off-2", device="none", once=once)
+    assert (answer.json["changed"], answer.json["once"]) == (True, None)
+    assert daemon.get(boot_url("off-2")).json == xml
+    assert put(daemon, "off-2", device="none", once=once).json["changed"] is False
+    assert steps(daemon, before) == ["define"]
+
+
 @pytest.mark.parametrize("verb", ["force_reset", "force_reboot", "power_cycle"])
 def test_reset_of_a_machine_with_a_pending_order_is_off_and_on(daemon: Daemon, verb: str) -> None:
     put(daemon, "spare-0", device="default")

@@ -69,12 +69,19 @@ class BootControl:
             new = order.with_once(old, device)
         else:
             new = order.with_order(order.with_once(old, None), device)
-        if new != old:
-            self._define(machine.name, old, new)
-            done.append("define")
+        self._define_if_new(machine.name, old, new, done)
         if machine.saved:
             self._virsh.managedsave_remove(machine.uuid)
             done.append("managedsave-remove")
+
+    def forget_once(self, machine: FoundMachine, done: list[str]) -> None:
+        """Take a one-time device back, if one is set; the order stays.
+
+        Raises `BackupFailed`, or `NotConfigurable` for a transient machine.
+        """
+        self._check(machine, discard_saved=True)
+        old = self._virsh.dumpxml(machine.uuid, inactive=True)
+        self._define_if_new(machine.name, old, order.with_once(old, None), done)
 
     def start(self, uuid: str) -> None:
         """Start a machine: by its one-time device if one is set, which is then forgotten.
@@ -136,6 +143,11 @@ class BootControl:
                 "the machine has a saved memory image, and would go on where that was saved "
                 "instead of booting; discard_saved=true gives the image up"
             )
+
+    def _define_if_new(self, name: str, old: str, new: str, done: list[str]) -> None:
+        if new != old:
+            self._define(name, old, new)
+            done.append("define")
 
     def _define(self, name: str, old: str, new: str) -> None:
         self._backups.save(name, old)

@@ -35,14 +35,25 @@ class BootVerbs:
         self._control = control
 
     def set(
-        self, reference: str, device: Device, *, once: bool = False, discard_saved: bool = False
+        self,
+        reference: str,
+        device: Device | None,
+        *,
+        once: bool = False,
+        discard_saved: bool = False,
     ) -> tuple[FoundMachine, bool]:
-        """Set what boots next, or next only, and power nothing: the machine, whether it changed."""
+        """Set what boots next, or next only, and power nothing: the machine, whether it changed.
+
+        None takes a one-time device back, and changes nothing else.
+        """
         with Progress() as progress, self._turns.of(reference) as machine:
             progress.uuid = machine.uuid
-            self._control.set(
-                machine, device, progress.done, once=once, discard_saved=discard_saved
-            )
+            if device is None:
+                self._control.forget_once(machine, progress.done)
+            else:
+                self._control.set(
+                    machine, device, progress.done, once=once, discard_saved=discard_saved
+                )
         return machine, bool(progress.done)
 
     def perform(

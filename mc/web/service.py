@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import Literal
 from urllib.parse import quote
 
 from mc import __version__
@@ -26,7 +27,9 @@ LONGEST_WAIT = 600.0
 _WAIT = seconds("wait", "how long to wait until the machine is off", LONGEST_WAIT)
 _FORCE = boolean("force", "cut the power when the wait is over")
 _GRACE = seconds("grace", "what a running guest gets to power off", LONGEST_WAIT)
-_DEVICE = one_of("device", "what to boot", *DEVICES)
+# Takes a one-time device back.
+_NO_DEVICE: Literal["none"] = "none"
+_DEVICE = one_of("device", "what to boot; none takes a one-time device back", *DEVICES, _NO_DEVICE)
 _ONCE = boolean("once", "for the next boot only")
 _DISCARD_SAVED = boolean("discard_saved", "give up a saved memory image")
 # First segments under /service that are no machine.
@@ -138,10 +141,11 @@ class Boot(ServiceResource):
         acts=True,
         errors=schemas.ACTION_ERRORS,
     )
-    def PUT(self, machine: str, device: Device, **how: bool) -> object:
+    def PUT(self, machine: str, device: Device | Literal["none"], **how: bool) -> object:
         controller = self._controller
         with journal("boot", machine, controller.metrics) as entry, controller.places.place():
-            found, changed = controller.boot_verbs.set(machine, device, **how)
+            asked = None if device == _NO_DEVICE else device
+            found, changed = controller.boot_verbs.set(machine, asked, **how)
             entry.finish(found, changed=changed, now=device)
         return {
             "machine": found.name,
