@@ -1,0 +1,147 @@
+"""Mr-Provisioner's BMC type for libvirt's virtual machines, by way of libvirt_http_mc.
+
+To be copied into `mr_provisioner/bmc_types/`, and imported in that folder's `__init__.py`.
+
+The BMC's IP address is that of the controller; its user name and password are those of an account
+of the controller, or empty if the controller has none. What a machine's "BMC info" says:
+
+    (nothing)                           http, port 9001, the machine of the same name
+    https://:9443                       https, port 9443
+    ?machine=my%20vm                    another name or UUID, percent-encoded
+    https://host.lan:9001/?machine=vm1  another host than the BMC's IP, as its certificate wants
+    https://:9001/?ca=/etc/ssl/lab.pem  the certificates to trust, in a file on this host
+
+Without `ca`, certificates are checked against those that `requests` trusts, or those in the file
+that the environment variable REQUESTS_CA_BUNDLE names. They are always checked.
+"""
+
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import requests
+from mr_provisioner.bmc_types import BMCError, BMCType, register_bmc_type
+
+PORT = 9001
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 90
+"""The controller itself gives up sooner, and says why."""
+
+BOOT_DEVICES = {"pxe": "pxe", "disk": "disk", "bios": "default", "cdrom": "cdrom", "none": "none"}
+"""A boot order cannot say "enter the firmware's setup": `bios` is the machine's own order."""
+
+VERBS = {
+    "on": "power_on",
+    "off": "force_off",
+    "soft": "power_off",
+    "cycle": "power_cycle",
+    "reset": "force_reset",
+}
+RESTARTS = ("cycle", "reset")
+
+
+class Place:
+    """Where a machine is controlled, from the BMC's IP address and the machine's BMC info."""
+
+    def __init__(self, ip: str, name: str, info: str) -> None:
+        """Raises BMCError if the info cannot be understood."""
+        try:
+            # A port without a scheme would be taken for a path.
+            parts = urlsplit(info if "//" in info or info[:1] in ("", "?") else "//" + info)
+            port = parts.port or PORT
+            query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        except ValueError as error:
+            raise BMCError(f"BMC info {info!r}: {error}") from error
+        if parts.scheme not in ("", "http", "https"):
+            raise BMCError(f"BMC info {info!r}: http and https are known, not {parts.scheme!r}")
+        if parts.path not in ("", "/") or parts.fragment:
+            raise BMCError(
+                f"BMC info {info!r}: no path is needed; it is https://:{PORT}/?machine=vm1"
+            )
+        if parts.username is not None:
+            raise BMCError("BMC info: the BMC has the user name and the password, not the machine")
+        for key, values in query.items():
+            if key not in ("machine", "ca") or len(values) > 1 or not values[0]:
+                raise BMCError(f"BMC info {info!r}: there are machine=NAME and ca=FILE, once each")
+        host = parts.hostname or ip
+        host = f"[{host}]" if ":" in host else host
+        machine = query.get("machine", [name])[0]
+        scheme = parts.scheme or "http"
+        self.url = f"{scheme}://{host}:{port}/service/{quote(machine, safe='')}"
+        self.trusted = query.get("ca", [None])[0]
+
+
+class LibvirtBMC(BMCType):  # type: ignore[misc]
+    """Sets what boots next and powers nothing; powers, and fails only if the aim is missed."""
+
+    @property
+    def name(self) -> str:
+        return "libvirt_bmc"
+
+    def validate_bmc_info(self, info: Any) -> bool:
+        """Raises BMCError if it cannot be understood."""
+        Place("127.0.0.1", "name", info or "")
+        return True
+
+    def set_bootdev(self, machine: Any, bootdev: str) -> None:
+        """Set what the next boot is from, and that boot only, as BMCs do."""
+        if bootdev not in BOOT_DEVICES:
+            raise BMCError(f"there is no boot device {bootdev!r}: {', '.join(BOOT_DEVICES)}")
+        body = {"device": BOOT_DEVICES[bootdev], "once": bootdev != "none"}
+        self._call(machine, "PUT", "boot", json=body)
+
+    def set_power(self, machine: Any, power_state: str) -> None:
+        """`off` cuts the power, `soft` asks the guest; one that is off is started by a restart."""
+        if power_state not in VERBS:
+            raise BMCError(f"there is no power state {power_state!r}: {', '.join(VERBS)}")
+        verb = VERBS[power_state]
+        if power_state in RESTARTS and self.get_power(machine) == "off":
+            verb = "power_on"
+        self._call(machine, "POST", f"state_controller/{verb}")
+
+    def get_power(self, machine: Any) -> str:
+        """`on` or `off`."""
+        power: str = self._call(machine, "GET", "state_controller/status")["power"]
+        return power
+
+    def deactivate_sol(self, machine: Any) -> None:
+        """There is no serial console that could be active."""
+
+    def get_sol_command(self, machine: Any) -> Any:
+        raise BMCError("libvirt_http_mc has no serial console")
+
+    def _call(self, machine: Any, method: str, path: str, json: Any = None) -> Any:
+        """The controller's answer. Raises BMCError, with its own sentence, for anything but 200."""
+        bmc = machine.bmc
+        place = Place(bmc.ip, machine.name, machine.bmc_info or "")
+        account = None
+        if bmc.username:
+            account = requests.auth.HTTPDigestAuth(bmc.username, bmc.password or "")
+        try:
+            answer = requests.request(
+                method,
+                f"{place.url}/{path}",
+                json=json,
+                auth=account,
+                verify=place.trusted or True,
+                allow_redirects=False,
+                timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+            )
+        except (requests.RequestException, OSError) as error:
+            raise BMCError(f"{machine.name}: the controller cannot be reached: {error}") from error
+        if answer.status_code != requests.codes.ok:
+            raise BMCError(f"{machine.name}: {_sentence(answer)}")
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise BMCError(f"{machine.name}: the answer is not the controller's") from error
+
+
+def _sentence(answer: requests.Response) -> str:
+    """The controller's own words (RFC 9457), or the status where something else has answered."""
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP status {answer.status_code} {answer.reason}"
+
+
+register_bmc_type(LibvirtBMC)

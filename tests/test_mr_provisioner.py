@@ -1,0 +1,233 @@
+"""Mr-Provisioner's verbs by both drivers, on real machines: the guest says what booted."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.booting import PATIENCE, Define, get_boot, machines
+from tests.certificate import certificate
+from tests.daemon import PROGRAM, Daemon
+from tests.hypervisor import hypervisor
+from tests.lab import Cdrom, Laboratory, Machine, Nic, until
+from tests.provisioner import Bmc, BMCError, DriverOf2018, Provisioned, driver
+
+SECRET = 'p: ä"ss'  # noqa: S105
+
+# What boots when each verb is used on a machine that boots from its CD by default.
+FROM_OFF = {
+    "reboot": "cdrom",
+    "pxe_reboot": "network",
+    "disk_reboot": "disk",
+    "bios_reboot": "cdrom",
+    "on": "cdrom",
+    "off": None,
+    "cycle": "cdrom",
+    "reset": "cdrom",
+    "soft": None,
+}
+# On one that runs, which `on` leaves as it is.
+FROM_RUNNING = FROM_OFF | {"on": None}
+ENDS_OFF = ("off", "soft")
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    users = tmp_path_factory.mktemp("users") / "users"
+    command = [sys.executable, str(PROGRAM), "--users", str(users), "--add-user", "provisioner"]
+    subprocess.run(command, input=SECRET + "\n", text=True, check=True, capture_output=True)
+    return users
+
+
+@pytest.fixture(scope="module")
+def daemon(lab: Laboratory, users: Path) -> Iterator[Daemon]:
+    backups = ["--backup-dir", str(users.parent / "backups")]
+    with Daemon("--connect", lab.uri, "--users", str(users), *backups) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def open_daemon(lab: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """As the driver of 2018 wants it: no password, and states that are `on` or `off`."""
+    folder = tmp_path_factory.mktemp("open")
+    config = folder / "mc.conf"
+    config.write_text("[global]\nservice.state_words = 'power'\n")
+    backups = ["--backup-dir", str(folder / "backups")]
+    with Daemon("--connect", lab.uri, "--config", str(config), *backups) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def define(lab: Laboratory) -> Iterator[Define]:
+    with machines(lab) as define:
+        yield define
+
+
+@pytest.fixture
+def machine(define: Define) -> Machine:
+    return define(add=[Nic(), Cdrom()], boot="device", boot_order=["cdrom", "disk", "network"])
+
+
+def provisioned(name: str, port: int, info: str = "") -> Provisioned:
+    bmc = Bmc(driver(), username="provisioner", password=SECRET)
+    return Provisioned(name, bmc, info or f"http://:{port}/?machine={quote(name)}")
+
+
+@pytest.mark.parametrize("verb", FROM_OFF)
+def test_from_off(daemon: Daemon, machine: Machine, verb: str) -> None:
+    first = machine.xml()
+    provisioned(machine.name, daemon.port).verbs[verb]()
+    boots = FROM_OFF[verb]
+    machine.wait_for_boots(*([boots] if boots else []))
+    assert machine.state() == ("running" if boots else "shut off")
+    assert machine.xml() == first
+
+
+@pytest.mark.parametrize("verb", FROM_RUNNING)
+def test_from_running(daemon: Daemon, machine: Machine, verb: str) -> None:
+    machine.boot()
+    first = machine.xml()
+    provisioned(machine.name, daemon.port).verbs[verb]()
+    boots = FROM_RUNNING[verb]
+    machine.wait_for_boots("cdrom", *([boots] if boots else []))
+    machine.wait_for_state("shut off" if verb in ENDS_OFF else "running")
+    assert machine.xml() == first
+
+
+def test_boot_device_is_for_the_next_boot_only(daemon: Daemon, machine: Machine) -> None:
+    machine.boot()
+    one = provisioned(machine.name, daemon.port)
+    process = machine.qemu_pid()
+    one.bmc.type_inst.set_bootdev(one, "pxe")
+    assert (machine.qemu_pid(), one.bmc.type_inst.get_power(one)) == (process, "on")
+    one.verbs["reset"]()
+    machine.wait_for_boots("cdrom", "network")
+    one.verbs["reset"]()
+    machine.wait_for_boots("cdrom", "network", "cdrom")
+
+
+def by_2018(machine: Machine, daemon: Daemon) -> Provisioned:
+    return Provisioned(machine.name, Bmc(DriverOf2018(daemon.port)))
+
+
+BOOTS_OF_2018 = {verb: FROM_OFF[verb] for verb in FROM_OFF if verb.endswith("reboot")}
+
+
+@pytest.mark.parametrize("runs", [False, True])
+@pytest.mark.parametrize("verb", BOOTS_OF_2018)
+def test_boots_by_the_driver_of_2018(
+    open_daemon: Daemon, machine: Machine, verb: str, runs: bool
+) -> None:
+    if runs:
+        machine.boot()
+    by_2018(machine, open_daemon).verbs[verb]()
+    # It asks for a reboot of what has just been booted, which firmware may or may not obey.
+    until(lambda: machine.booted[runs:], PATIENCE, f"boot by {verb}", lambda now: len(now) > 0)
+    assert set(machine.booted[runs:]) == {BOOTS_OF_2018[verb]}
+    machine.wait_for_state("running")
+
+
+def test_power_by_the_driver_of_2018(open_daemon: Daemon, machine: Machine) -> None:
+    one = by_2018(machine, open_daemon)
+    assert one.bmc.type_inst.get_power(one) == "off"
+    one.verbs["on"]()
+    machine.wait_for_boots("cdrom")
+    assert one.bmc.type_inst.get_power(one) == "on"
+    one.verbs["cycle"]()
+    machine.wait_for_boots("cdrom", "cdrom")
+    one.verbs["off"]()
+    machine.wait_for_state("shut off (shutdown)")
+
+
+def test_limits_of_the_driver_of_2018(open_daemon: Daemon, machine: Machine) -> None:
+    """It sends the same for `on` and `off`, and a hard reset for `cycle`."""
+    one = by_2018(machine, open_daemon)
+    with pytest.raises(BMCError, match="409"):
+        one.verbs["cycle"]()
+    one.verbs["off"]()
+    machine.wait_for_boots("cdrom")
+    one.verbs["on"]()
+    machine.wait_for_state("shut off (shutdown)")
+
+
+# The driver's own errors, and where it looks for the controller.
+
+
+def test_failures_are_told_in_the_controllers_words(
+    define: Define, daemon: Daemon, tmp_path: Path
+) -> None:
+    bare = define(add=[])
+    one = provisioned(bare.name, daemon.port)
+    with pytest.raises(BMCError, match="has no interface to boot from"):
+        one.verbs["pxe_reboot"]()
+    one.bmc.password = "wrong"  # noqa: S105
+    with pytest.raises(BMCError, match="the user name or the password is wrong"):
+        one.bmc.type_inst.get_power(one)
+    one.bmc.username = None
+    with pytest.raises(BMCError, match="a user name and a password are needed"):
+        one.verbs["off"]()
+    unknown = provisioned("no such vm", daemon.port)
+    with pytest.raises(BMCError, match="libvirt has no machine 'no such vm'"):
+        unknown.bmc.type_inst.get_power(unknown)
+    for words in ("standby", "OFF", ""):
+        with pytest.raises(BMCError, match="no power state"):
+            one.bmc.type_inst.set_power(one, words)
+    with pytest.raises(BMCError, match="no boot device"):
+        one.bmc.type_inst.set_bootdev(one, "tape")
+    with pytest.raises(BMCError, match="no serial console"):
+        one.bmc.type_inst.get_sol_command(one)
+    assert bare.state() == "shut off"
+
+
+def test_controller_that_is_away() -> None:
+    one = provisioned("vm", 1)
+    with pytest.raises(BMCError, match="vm: the controller cannot be reached"):
+        one.bmc.type_inst.get_power(one)
+
+
+ODD = "a/b?c#d%20é 'x\""
+
+
+def test_tls_and_odd_names(users: Path, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    name = ODD.replace("/", "|")
+    uri = hypervisor(tmp_path / "machines.xml", [(name, "running")])
+    tls = [f"--tls-cert={cert}", f"--tls-key={key}"]
+    with Daemon("--connect", uri, "--users", str(users), *tls) as daemon:
+        info = f"https://:{daemon.port}/?ca={quote(str(cert))}"
+        one = provisioned(name, 0, info)
+        assert one.bmc.type_inst.get_power(one) == "on"
+        other = provisioned("x", 0, f"{info}&machine={quote(name, safe='')}")
+        other.verbs["off"]()
+        assert one.bmc.type_inst.get_power(one) == "off"
+        one.bmc_info = f"https://:{daemon.port}"
+        with pytest.raises(BMCError, match="CERTIFICATE_VERIFY_FAILED"):
+            one.bmc.type_inst.get_power(one)
+
+
+@pytest.mark.parametrize(
+    "info", [None, "", "http://:9001", "https://:9001/?machine=vm1", ":9001", "host:9001",
+             "https://host.lan/", "?machine=my%20vm", "http://[::1]:9001", "?ca=/x&machine=vm"],
+)  # fmt: skip
+def test_bmc_info_that_can_be_understood(info: str | None) -> None:
+    assert driver().validate_bmc_info(info) is True
+
+
+@pytest.mark.parametrize(
+    "info", ["ftp://host", "http://:99999", "http://:x", "http://user:secret@host", "?vm=x",
+             "?machine=", "?machine=a&machine=b", "http://host/service", "#x", "http://[::1", "?x"],
+)  # fmt: skip
+def test_bmc_info_that_cannot(info: str) -> None:
+    with pytest.raises(BMCError, match="BMC info"):
+        driver().validate_bmc_info(info)
+
+
+def test_open_controller_by_the_new_driver(open_daemon: Daemon, machine: Machine) -> None:
+    one = provisioned(machine.name, open_daemon.port)
+    one.bmc.username = None
+    one.verbs["pxe_reboot"]()
+    machine.wait_for_boots("network")
+    assert get_boot(open_daemon, machine)["once"] is None
