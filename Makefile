@@ -21,7 +21,7 @@ run: $(VENV)/run
 	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN) \
 		--backup-dir $(VENV)/backups
 
-test: $(VENV)/test laboratory systemd
+test: $(VENV)/test laboratory systemd ipmi
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 check: $(VENV)/test
@@ -33,7 +33,7 @@ format: $(VENV)/test
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-bench: $(VENV)/test laboratory
+bench: $(VENV)/test laboratory ipmi
 	@tools=wrk packages=wrk; $(install-missing)
 	$(VENV)/bin/python -m tests.bench
 
@@ -48,6 +48,11 @@ clean:
 laboratory:
 	@tools="curl openssl virsh libvirtd qemu-system-x86_64" \
 	packages="curl openssl libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86"; \
+	$(install-missing)
+
+.PHONY: ipmi
+ipmi:
+	@tools="ipmi_sim ipmitool fence_ipmilan" packages="openipmi ipmitool fence-agents"; \
 	$(install-missing)
 
 # It only looks at the unit file; nothing is started.

@@ -1,0 +1,121 @@
+"""What OpenIPMI's `ipmi_sim` starts for each chassis request: it asks the controller over HTTP.
+
+    chassis_control.py FOLDER/settings.json UUID get power|boot
+    chassis_control.py FOLDER/settings.json UUID set power|reset|shutdown|boot|identify VALUE
+
+Exit status 0 is success, anything else an IPMI error. What `get` asks for goes to standard output
+as `power:1` or `boot:pxe`; why something failed goes to standard error, which is ipmi_sim's.
+
+ipmi_sim does nothing else until this program has ended, and ipmitool repeats what is not answered
+within a second, which ipmi_sim then runs again. So each request to the controller is a job: a
+process of its own, which goes on when the program's time is up, and a file, locked meanwhile.
+
+- An action that has been sent but not answered in time is a success; its failure is logged later.
+- The actions on a machine are done one after the other, in the order in which they came.
+- An action that is asked for again while it is under way is the same one. So it is if neither
+  anything else was asked of the machine since, nor was ipmi_sim idle: ipmitool's repetitions wait
+  in ipmi_sim's queue, and are started as soon as it is free.
+- What is learned too late is told to the next who asks: ipmi_sim asks each second in a cycle.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from controller import Controller, Machine, load
+from jobs import Failed, Job, Queue, complain, exchange
+
+LATE_SECONDS = 2.0
+"""How long what was learned too late can be told."""
+
+BOOT_WORDS: dict[str | None, str] = {
+    "pxe": "pxe",
+    "disk": "default",
+    "cdrom": "cdrom",
+    "default": "bios",
+    None: "none",
+}
+ACTIONS: dict[str, Callable[[Machine], str]] = {
+    "set power 1": lambda machine: machine.do("power_on"),
+    "set power 0": lambda machine: machine.do("force_off"),
+    "set reset 1": lambda machine: machine.do("force_reset"),
+    "set shutdown 1": lambda machine: machine.do("power_off"),
+    # ipmitool's `disk` comes as `default`. No boot order can say "enter the firmware's setup", so
+    # `bios` is the order that the machine had when the controller found it.
+    "set boot pxe": lambda machine: machine.boot_once("pxe"),
+    "set boot default": lambda machine: machine.boot_once("disk"),
+    "set boot cdrom": lambda machine: machine.boot_once("cdrom"),
+    "set boot bios": lambda machine: machine.boot_once("default"),
+    "set boot none": lambda machine: machine.boot_once("none"),
+}
+QUESTIONS: dict[str, Callable[[Machine], str]] = {
+    "get power": lambda machine: {"on": "power:1", "off": "power:0"}[machine.power()],
+    "get boot": lambda machine: f"boot:{BOOT_WORDS[machine.boots_once()]}",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status."""
+    os.umask(0o077)
+    # ipmi_sim's own sockets come along, and are not for jobs, which may outlive it.
+    os.closerange(3, 65536)
+    try:
+        path, uuid, *words = arguments
+        folder = os.path.join(os.path.dirname(path), "jobs", "")
+        queue = Queue(folder + "busy")
+        try:
+            machine = Machine(Controller(load(path), connect_by=queue.deadline), uuid)
+            perform(machine, " ".join(words), folder + uuid, queue)
+        finally:
+            queue.leave()
+    except (Failed, OSError, ValueError) as error:
+        complain(str(error))
+        return 1
+    return 0
+
+
+def perform(machine: Machine, request: str, path: str, queue: Queue) -> None:
+    """Do what ipmi_sim asks for; `path` is where the machine's files begin."""
+    if request.startswith("set identify "):
+        raise Failed("a virtual machine has no light to be identified by")
+    before = exchange(f"{path}.asked", request)
+    if request in QUESTIONS:
+        answer = ask(partial(QUESTIONS[request], machine), request, f"{path}.{request[4:]}", queue)
+        os.write(1, f"{answer}\n".encode())
+    elif request in ACTIONS:
+        repeated = before == request
+        act(partial(ACTIONS[request], machine), request, path, queue, repeated)
+    else:
+        raise Failed("there is no such request")
+
+
+def ask(question: Callable[[], str], request: str, path: str, queue: Queue) -> str:
+    """The answer. Joins a job that is under way, or whose answer nobody got."""
+    job = Job.latest(path)
+    if job is None or not (job.running() or job.age() < LATE_SECONDS):
+        job = Job.start(path, request, question, queue)
+    queue.step_aside()
+    if not job.ended_by(queue.deadline):
+        raise Failed("the controller does not answer in time")
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # Somebody else has waited for it as well.
+    return job.value()
+
+
+def act(action: Callable[[], str], request: str, path: str, queue: Queue, repeated: bool) -> None:
+    """Have it done, unless it is the same as the last action."""
+    last = Job.latest(path)
+    if last and last.name == request and (last.running() or (repeated and queue.held(last.asked))):
+        job = last
+    else:
+        job = Job.start(path, request, action, queue, after=last)
+    queue.step_aside()
+    if job.ended_by(queue.deadline):
+        job.value()
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1:]))

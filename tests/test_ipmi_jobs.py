@@ -1,0 +1,176 @@
+"""IPMI and a controller that does not answer in time: nothing is done twice, nothing is lost."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.chassis import PROGRAM, UUID, call, configured, count, do, tell
+from tests.daemon import Daemon
+from tests.detour import Detour
+from tests.hypervisor import hypervisor
+from tests.ipmi import PATIENCE, Simulator, free_ports, idle
+from tests.lab import until
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return hypervisor(tmp_path / "machines.xml", [(f"vm-{n}", "running") for n in range(2)])
+
+
+@pytest.fixture
+def daemon(uri: str) -> Iterator[Daemon]:
+    with Daemon("--connect", uri) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "ipmi"
+
+
+def test_action_goes_on_and_is_done_once(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour:
+        configured(folder, detour.port)
+        detour.open.clear()
+        for _ in range(3):
+            tell(folder, "set", "reset", "1")
+        detour.open.set()
+        until(lambda: idle(folder), PATIENCE, "end of the job")
+    assert count(daemon, "reset") == 1
+
+
+def test_new_action_is_done_after_a_pause(folder: Path, daemon: Daemon) -> None:
+    configured(folder, daemon.port)
+    for _ in range(3):
+        do(folder, "set", "reset", "1")
+        # Longer is as good.
+        time.sleep(0.3)
+    assert count(daemon, "reset") == 3
+
+
+def test_new_action_is_done_when_something_else_was_asked_between(
+    folder: Path, daemon: Daemon
+) -> None:
+    configured(folder, daemon.port)
+    for _ in range(3):
+        do(folder, "set", "reset", "1")
+        tell(folder, "get", "power")
+    assert count(daemon, "reset") == 3
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Path:
+    """The program, for which a minute is no pause: tests must not depend on a tenth of a second."""
+    copy = tmp_path / "program"
+    shutil.copytree(PROGRAM.parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    jobs = (copy / "jobs.py").read_text()
+    jobs, changed = re.subn(r"((PAUSE|REPETITION)_SECONDS) = [\d.]+", r"\1 = 60.0", jobs)
+    assert changed == 2
+    (copy / "jobs.py").write_text(jobs)
+    return copy / PROGRAM.name
+
+
+def test_repetition_without_a_pause_is_the_same(
+    folder: Path, daemon: Daemon, patient: Path
+) -> None:
+    configured(folder, daemon.port)
+    command = [sys.executable, "-E", "-s", "-S", str(patient), f"{folder}/settings.json", UUID]
+    for _ in range(3):
+        subprocess.run([*command, "set", "reset", "1"], check=True, timeout=PATIENCE)
+        until(lambda: idle(folder), PATIENCE, "end of the job")
+    assert count(daemon, "reset") == 1
+
+
+def test_same_action_at_once_is_done_once(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour, ThreadPoolExecutor(4) as pool:
+        configured(folder, detour.port)
+        detour.open.clear()
+        list(pool.map(lambda _: tell(folder, "set", "reset", "1"), range(4)))
+        detour.open.set()
+        until(lambda: idle(folder), PATIENCE, "end of the job")
+    assert count(daemon, "reset") == 1
+
+
+def test_actions_keep_their_order(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour:
+        configured(folder, detour.port)
+        detour.open.clear()
+        for value in "0101":
+            tell(folder, "set", "power", value)
+        until(lambda: count(daemon, "destroy") == 1, PATIENCE, "first action")
+        assert count(daemon, "start") == 0
+        detour.open.set()
+        until(lambda: idle(folder), PATIENCE, "end of the jobs")
+    assert (count(daemon, "destroy"), count(daemon, "start")) == (2, 2)
+    assert daemon.status("vm-0")["power"] == "on"
+
+
+def test_late_failure_is_logged(folder: Path, daemon: Daemon, tmp_path: Path) -> None:
+    """To standard error, unless that is a pipe, whose reader would wait for the job."""
+    with Detour(daemon.port) as detour, (tmp_path / "log").open("w+") as log:
+        configured(folder, detour.port)
+        do(folder, "set", "power", "0")
+        detour.open.clear()
+        command = [sys.executable, "-E", "-s", "-S", str(PROGRAM), f"{folder}/settings.json", UUID]
+        subprocess.run([*command, "set", "reset", "1"], stderr=log, check=True, timeout=PATIENCE)
+        detour.open.set()
+        until(lambda: idle(folder), PATIENCE, "end of the job")
+        log.seek(0)
+        assert "set reset 1: failed too late" in log.read()
+
+
+def test_state_learned_too_late_is_told_to_the_next_who_asks(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour:
+        configured(folder, detour.port)
+        before = detour.requests
+        detour.open.clear()
+        for _ in range(2):
+            assert "does not answer in time" in call(folder, "get", "power").stderr
+        until(lambda: detour.requests > before, PATIENCE, "question")
+        assert detour.requests == before + 1
+        detour.open.set()
+        until(lambda: idle(folder), PATIENCE, "end of the job")
+        assert tell(folder, "get", "power") == "power:1\n"
+        daemon.act("vm-0", "force_off")
+        assert tell(folder, "get", "power") == "power:0\n"
+
+
+def test_repetition_by_ipmitool_is_the_same(folder: Path, daemon: Daemon, patient: Path) -> None:
+    """On a host so slow that the program takes longer than ipmitool waits."""
+    with free_ports() as first_port:
+        configured(folder, daemon.port, f"--first-port={first_port}")
+        started = folder / "started"
+        lan = (folder / "lan.conf").read_text()
+        slowly = lan.replace('chassis_control "', f'chassis_control "echo >>{started}; sleep 1.5; ')
+        slowly = slowly.replace(str(PROGRAM), str(patient))
+        (folder / "lan.conf").write_text(slowly)
+        with Simulator(folder) as simulator:
+            simulator.bmc(UUID).run("chassis", "power", "reset")
+            until(lambda: len(started.read_text()) > 1, PATIENCE, "repetition")
+            # Answered when the repetitions that came before it are.
+            simulator.bmc(UUID).run("chassis", "power", "status")
+    assert count(daemon, "reset") == 1
+
+
+def test_ipmi_sim_can_be_restarted_while_an_action_goes_on(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour, free_ports() as first_port:
+        configured(folder, detour.port, f"--first-port={first_port}")
+        first = Simulator(folder)
+        bmc = first.bmc(UUID)
+        detour.open.clear()
+        bmc.run("chassis", "power", "reset")
+        until(lambda: detour.answered, PATIENCE, "reset")
+        first.process.terminate()
+        first.process.wait(PATIENCE)
+        with Simulator(folder) as second:
+            assert not idle(folder)
+            second.bmc(UUID)
+            detour.open.set()
+    assert count(daemon, "reset") == 1
