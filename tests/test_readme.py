@@ -65,6 +65,19 @@ NOT_RUN = {
         "it changes the system, as root; tests/test_unit.py looks at what is installed",
     ),
     "curl --no-buffer http://127.0.0.1:9001/events": "test_changes_are_told_as_shown does it",
+    'importlib.import_module(".libvirt_bmc", "mr_provisioner.bmc_types")': (
+        "tests/provisioner.py loads the driver in Mr-Provisioner's place"
+    ),
+    **dict.fromkeys(
+        [
+            "sudo apt-get install --no-install-recommends openipmi ipmitool",
+            "config/ipmi_sim/configure.py ipmi",
+            "ipmi_sim -c ipmi/lan.conf -f ipmi/bmc.emu -s ipmi/state -n -p &",
+            "export IPMI_PASSWORD=...",
+            "ipmitool -I lanplus -C 3 -H 127.0.0.1 -p 6230 -U admin -E chassis power status",
+        ],
+        "tests/test_ipmi.py does it, at ports and in a folder of its own",
+    ),
     "virsh define /var/lib/libvirt_mc/backups/web-1.xml.20260101T120000.000000Z.backup": (
         "tests/test_boot_kept.py does it, with a backup that exists"
     ),
