@@ -38,7 +38,12 @@ class Daemon:
     `with Daemon("--connect", uri) as daemon: daemon.get("/service/machines").json`
     """
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, PROGRAM, "--listen=127.0.0.1:0", "--log-level=debug", *arguments],
@@ -46,6 +51,7 @@ class Daemon:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=os.environ | (environment or {}),
+            cwd=folder,
         )
         self.announcement = self._first_line()
         """The line on standard output that says that it serves."""

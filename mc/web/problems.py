@@ -98,10 +98,14 @@ def problem_of(error: Exception) -> Problem:
     return Problem(status, str(error), members, retry)
 
 
+def wants_html() -> bool:
+    """Whether the request being served comes from a browser's address bar, not from a program."""
+    return "text/html" in cherrypy.serving.request.headers.get("Accept", "")
+
+
 def to_json(value: object) -> bytes:
     """JSON and a newline: indented for a browser, compact for a program."""
-    wants_html = "text/html" in cherrypy.serving.request.headers.get("Accept", "")
-    return encoded(value, indent=2 if wants_html else None) + b"\n"
+    return encoded(value, indent=2 if wants_html() else None) + b"\n"
 
 
 def encoded(value: object, *, indent: int | None = None) -> bytes:

@@ -7,6 +7,7 @@ from mc.web.events import Events
 from mc.web.monitoring import HealthCheck, MetricsPage
 from mc.web.openapi import with_document
 from mc.web.operation import Route
+from mc.web.pages import page_routes
 from mc.web.service import service_routes
 
 
@@ -17,6 +18,7 @@ def routes(controller: Controller, authentication: Sequence[str] = ()) -> list[R
     """
     return with_document(
         [
+            *page_routes(controller),
             *service_routes(controller),
             Route("/events", Events(controller)),
             Route("/healthz", HealthCheck(controller)),

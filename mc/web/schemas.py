@@ -42,6 +42,7 @@ INDEX = _object(
     verbs=_TEXT,
     events=_TEXT,
     openapi=_TEXT,
+    grace_seconds={"type": "number"},
 )
 MACHINE = _object(
     "Machine", id={"type": ["integer", "null"]}, name=_TEXT, uuid=_UUID, state=_STATE, power=_POWER

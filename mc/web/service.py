@@ -63,6 +63,7 @@ class Index(ServiceResource):
             "verbs": "/service/{machine}/state_controller",
             "events": "/events",
             "openapi": "/openapi.json",
+            "grace_seconds": self._controller.grace_seconds,
         }
 
     HEAD = GET
@@ -235,7 +236,7 @@ def _boot_action(controller: Controller, verb: str) -> Action:
 
 
 def service_routes(controller: Controller) -> list[Route]:
-    """The root, and what is under `/service`.
+    """What is under `/service`.
 
     `machine` and `machines` come before the machines of these names.
     """
@@ -243,7 +244,6 @@ def service_routes(controller: Controller) -> list[Route]:
     verbs = {verb: _power_action(controller, verb) for verb in VERBS}
     verbs |= {verb: _boot_action(controller, verb) for verb in BOOT_VERBS}
     return [
-        Route("/", Index(controller)),
         Route("/service", Index(controller)),
         Route("/service/machine", MachineList(controller)),
         Route("/service/machines", MachineList(controller)),
