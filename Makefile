@@ -5,23 +5,25 @@ PYTHON ?= python3
 # Processes of the tests, which wait more than they work.
 WORKERS ?= 3
 VENV := .venv
+# From npm: it checks the console page against WCAG.
+AXE := axe-core@4.14.1
 space := $(subst ,, )
 DEMO := test://$(subst $(space),%20,$(CURDIR))/config/demo.xml
 URL := http://$(LISTEN)
 
-.PHONY: run test check format bench lab clean
+.PHONY: run test check format bench lab screenshots clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run
 	@tools=virsh packages=libvirt-clients; $(install-missing)
-	@echo "The demo: machines of libvirt's embedded test hypervisor, at $(URL). Try:"
+	@echo "The demo: machines of libvirt's embedded test hypervisor, at $(URL). Open that in a browser, or try:"
 	@echo "  curl $(URL)/service/machines"
 	@echo "  curl $(URL)/service/web-1/state_controller/status"
 	@echo "  curl $(URL)/service/web-1/state_controller/pxeboot"
 	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN) \
 		--backup-dir $(VENV)/backups
 
-test: $(VENV)/test laboratory systemd ipmi
+test: $(VENV)/test laboratory systemd ipmi browser $(VENV)/$(AXE)
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 check: $(VENV)/test
@@ -33,9 +35,13 @@ format: $(VENV)/test
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-bench: $(VENV)/test laboratory ipmi
+bench: $(VENV)/test laboratory ipmi browser
 	@tools=wrk packages=wrk; $(install-missing)
 	$(VENV)/bin/python -m tests.bench
+
+# The pictures in docs/, made again of machines in a laboratory.
+screenshots: $(VENV)/test laboratory browser
+	$(VENV)/bin/python -m tests.screenshots
 
 # A private libvirtd with a few guests, to play with until Enter is pressed.
 lab: $(VENV)/test laboratory
@@ -59,6 +65,15 @@ ipmi:
 .PHONY: systemd
 systemd:
 	@tools="systemd-analyze systemd-sysusers" packages=systemd; $(install-missing)
+
+.PHONY: browser
+browser:
+	@tools=chromium packages="chromium fonts-dejavu-core"; $(install-missing)
+
+$(VENV)/$(AXE):
+	@tools=npm packages=npm; $(install-missing)
+	npm install --prefix $(VENV)/npm --no-save --no-audit --no-fund --silent $(AXE)
+	@touch $@
 
 $(VENV)/run: requirements.txt
 	$(create-venv)

@@ -1,10 +1,12 @@
-"""What tests share: one laboratory, and one daemon on it."""
+"""What tests share: one laboratory, one daemon on it, and a browser for each module."""
 
 import signal
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.browser import chromium
 from tests.daemon import Daemon
 from tests.lab import Laboratory
 
@@ -25,3 +27,9 @@ def lab() -> Iterator[Laboratory]:
 def daemon_on_lab(lab: Laboratory) -> Iterator[Daemon]:
     with Daemon("--connect", lab.uri) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser

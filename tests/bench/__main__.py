@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mc.virsh.quoting import decode
 from mc.virsh.session import Session
-from tests.bench import following
+from tests.bench import console, following
 from tests.bench.ipmi import ipmi
 from tests.daemon import Daemon
 from tests.hypervisor import hypervisor
@@ -40,6 +40,8 @@ def main() -> None:
             row(*what)
     with tempfile.TemporaryDirectory() as folder:
         latency(Path(folder))
+        for what in console.rows(Path(folder)):
+            row(*what)
     ipmi(row)
 
 
