@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from mc.boot.control import BootControl
-from mc.errors import ControllerError
+from mc.errors import ControllerError, NoSuchMachine
 from mc.machines import Machines
 from mc.turns import MachineTurns
 from mc.verbs import Condition, condition
@@ -48,6 +48,10 @@ class RebootRule:
                 if not self._reboots_wrongly(machine.uuid):
                     return
                 self._control.restart(machine.uuid)
+        except NoSuchMachine as error:
+            # It has gone since, or is none of those that the settings let exist.
+            log.debug("reboot of %r not followed: %s", name, error)
+            return
         except ControllerError as error:
             log.warning("reboot of %r not followed: %s", name, error)
             return
