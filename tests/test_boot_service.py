@@ -349,7 +349,7 @@ def untouched(daemon: Daemon, before: int, name: str = "vm") -> None:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
     "query",
-    ["grace=abc", "grace=-1", "grace=", "grace=nan", "grace=inf", "grace=601", "grace=1e2",
+    ["grace=abc", "grace=-1", "grace=", "grace=nan", "grace=inf", "grace=601", "grace=1e3",
      "grace=1&grace=2", "once=False!", "once=", "once=2", "once=yes", "discard_saved=maybe",
      "device=pxe", "wait=1", "force=true", "Once=true", "nonsense=1", "once=true%00"],
 )  # fmt: skip
