@@ -49,7 +49,7 @@ class RebootRule:
                     return
                 self._control.restart(machine.uuid)
         except NoSuchMachine as error:
-            # It has gone since, or is none of those that the settings let exist.
+            # It has gone since.
             log.debug("reboot of %r not followed: %s", name, error)
             return
         except ControllerError as error:
