@@ -207,7 +207,7 @@ def test_every_reboot_boots_what_is_set(
     assert [name.partition(":")[0] for name in status["order"]] == ["network", "disk"]
     assert machine.qemu_pid() == process
     REBOOTS[how](daemon, machine)
-    machine.wait_for_boots("disk", "network")
+    machine.wait_for_reboot_into("disk", "network")
     assert not get_boot(daemon, machine)["pending"]
     # Nothing is pending any more: the process stays.
     process = machine.qemu_pid()

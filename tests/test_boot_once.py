@@ -71,7 +71,7 @@ def test_off_machine_boots_once_then_by_its_order(machine: Machine, daemon: Daem
     status = get_boot(daemon, machine)
     assert (status["order"], status["pending"], status["once"]) == (["disk:hda"], True, None)
     machine.press(Key.REBOOT)
-    machine.wait_for_boots("network", "disk")
+    machine.wait_for_reboot_into("network", "disk")
     over(daemon, machine, first)
     process = machine.qemu_pid()
     machine.press(Key.REBOOT)
@@ -89,7 +89,7 @@ def test_running_machine_boots_once(define: Define, daemon: Daemon) -> None:
     assert given == ["define", "shutdown", "define", "create"]
     machine.wait_for_boots("disk", "network")
     machine.virsh("reset")
-    machine.wait_for_boots("disk", "network", "disk")
+    machine.wait_for_reboot_into("disk", "network", "disk")
     over(daemon, machine, first)
 
 
@@ -129,11 +129,11 @@ def test_mark_is_consumed_once(define: Define, daemon: Daemon, how: str) -> None
     status = get_boot(daemon, machine)
     assert (status["order"], status["once"]) == (["disk:hda"], "pxe")
     CONSUMERS[how](daemon, machine)
-    machine.wait_for_boots(*before, "network")
+    machine.wait_for_reboot_into(*before, "network")
     assert get_boot(daemon, machine)["once"] is None
     again = "force_reset" if how == "power_on" else how
     CONSUMERS[again](daemon, machine)
-    machine.wait_for_boots(*before, "network", "disk")
+    machine.wait_for_reboot_into(*before, "network", "disk")
     over(daemon, machine, first)
 
 
@@ -184,7 +184,7 @@ def test_default_once(define: Define, daemon: Daemon) -> None:
     boot(daemon, machine, "defaultboot", once="true", grace=0)
     machine.wait_for_boots("network", "disk")
     machine.press(Key.REBOOT)
-    machine.wait_for_boots("network", "disk", "network")
+    machine.wait_for_reboot_into("network", "disk", "network")
     over(daemon, machine, persistent)
 
 
@@ -200,7 +200,7 @@ def test_start_that_fails_keeps_the_mark(define: Define, daemon: Daemon) -> None
     boot(daemon, machine, "power_on")
     machine.wait_for_boots("network")
     machine.press(Key.REBOOT)
-    machine.wait_for_boots("network", "disk")
+    machine.wait_for_reboot_into("network", "disk")
     over(daemon, machine, first)
 
 
@@ -233,7 +233,7 @@ def test_daemon_killed_between_the_one_time_boot_and_the_reboot(
     with start() as daemon:
         wait_for_reboot_rule(daemon, define)
         machine.press(Key.REBOOT)
-        machine.wait_for_boots("network", "disk")
+        machine.wait_for_reboot_into("network", "disk")
         over(daemon, machine, first)
 
 
@@ -248,7 +248,7 @@ def test_libvirtd_restarted_between_the_one_time_boot_and_the_reboot(
     fragile.libvirtd.start()
     wait_for_reboot_rule(daemon, define)
     machine.press(Key.REBOOT)
-    machine.wait_for_boots("network", "disk")
+    machine.wait_for_reboot_into("network", "disk")
     over(daemon, machine, first)
 
 
@@ -266,7 +266,7 @@ def test_event_stream_killed_between_the_one_time_boot_and_the_reboot(
     )
     wait_for_reboot_rule(daemon, define)
     machine.press(Key.REBOOT)
-    machine.wait_for_boots("network", "disk")
+    machine.wait_for_reboot_into("network", "disk")
     over(daemon, machine, first)
 
 
@@ -282,7 +282,7 @@ def test_daemon_without_libvirtd_follows_reboots_once_it_is_there(
         fragile.libvirtd.start()
         wait_for_reboot_rule(daemon, define)
         machine.press(Key.REBOOT)
-        machine.wait_for_boots("network", "disk")
+        machine.wait_for_reboot_into("network", "disk")
 
 
 def test_put_says_what_is_set(define: Define, daemon: Daemon) -> None:

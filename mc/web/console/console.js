@@ -112,7 +112,8 @@ const lanes = { reading: new Lane(2), waiting: new Lane(2), acting: new Lane(2) 
  * The verbs, by the same table as the controller's own (mc/verbs.py): what they are called, where
  * they make sense, and what they do to a running guest.
  *
- * @typedef {"off" | "running" | "paused" | "stalled" | "crashed" | "suspended" | "settling"} Condition
+ * @typedef {"off" | "running" | "paused" | "stalled" | "crashed" | "suspended" |
+ *   "settling"} Condition
  * @typedef {{seconds?: number, force?: boolean, once?: boolean, device?: string}} Choices
  *
  * @typedef {object} Verb
@@ -126,7 +127,7 @@ const lanes = { reading: new Lane(2), waiting: new Lane(2), acting: new Lane(2) 
  * @property {string} [path] below the machine's URL
  */
 
-/** All states, as the filter shows them; with service.state_words = "power" there are on and off. */
+/** All states, as the filter shows them; on and off are for service.state_words = "power". */
 const STATES = [
   "running", "idle", "on", "paused", "in shutdown", "pmsuspended", "crashed", "no state",
   "shut off", "off",
@@ -185,7 +186,8 @@ function powerIsCutAfter(seconds) {
 
 function warnOfPowerOff(found, { seconds, force }) {
   const asked = "Its guest is asked to shut down";
-  return force ? `${asked}; ${powerIsCutAfter(seconds)}` : `${asked}. If it does not listen, it runs on.`;
+  if (force) return `${asked}; ${powerIsCutAfter(seconds)}`;
+  return `${asked}. If it does not listen, it runs on.`;
 }
 
 function warnOfReboot(found) {
@@ -211,7 +213,8 @@ function warnOfBoot(device) {
 function warnOfSetting(found, { device, once }) {
   const now = found === "off" ? "It stays off." : "It runs on.";
   const [, source] = DEVICES[device];
-  return `${now} ${once ? "The next boot, and only that one, is" : "From now on it boots"} ${source}.`;
+  const when = once ? "The next boot, and only that one, is" : "From now on it boots";
+  return `${now} ${when} ${source}.`;
 }
 
 function warnOfReset(found) {
@@ -542,7 +545,10 @@ const machines = {
   element: byId("machines"),
   /** By UUID. @type {Map<string, Row>} */
   rows: new Map(),
-  /** What is still to be taken from the last list. @type {Map<string, Machine>} */
+  /**
+   * What is still to be taken from the last list.
+   * @type {Map<string, Machine>}
+   */
   coming: new Map(),
 
   /**
@@ -588,7 +594,7 @@ const machines = {
     if (!known) view.observe(row.element);
   },
 
-  /** Puts a row where its name belongs; looked for from the end, for they come in order at first. */
+  /** Puts a row where its name belongs; looked for from the end: at first they come in order. */
   insert(row) {
     const focused = document.activeElement;
     const follows = ({ dataset }) =>
@@ -675,7 +681,8 @@ const filter = {
     for (const state of ["", ...STATES]) {
       const input = make("input", "");
       Object.assign(input, { type: "radio", name: "state", value: state, checked: !state });
-      const label = make("label", "", input, make("span", "", `${state || "all"} `, make("b", "", "0")));
+      const words = make("span", "", `${state || "all"} `, make("b", "", "0"));
+      const label = make("label", "", input, words);
       label.hidden = Boolean(state);
       this.choices.set(state, input);
       byId("filter-state").append(label);
@@ -900,7 +907,8 @@ class Entry {
     this.element.append(bar, force);
     const tick = () => {
       const left = Math.max(0, Math.ceil((end - Date.now()) / 1000));
-      this.write(left && `its guest is shutting down, ${cuts ? "power cut in" : "waiting for"} ${left} s`);
+      const then = cuts ? "power cut in" : "waiting for";
+      this.write(left && `its guest is shutting down, ${then} ${left} s`);
       if (left) bar.value = left;
       else bar.removeAttribute("value");
     };
@@ -1026,7 +1034,8 @@ const menu = {
       if (relatedTarget && !stays) this.close();
     });
     document.addEventListener("pointerdown", ({ target }) => {
-      if (this.button && !this.element.contains(target) && !this.button.contains(target)) this.close();
+      const inside = this.element.contains(target) || this.button?.contains(target);
+      if (!inside) this.close();
     });
     for (const what of ["scroll", "resize"]) {
       addEventListener(what, () => this.button && this.place(), { passive: true });
@@ -1118,7 +1127,7 @@ const follower = {
       this.take(await request("/service/machines"), this.polling ? "polling" : "live");
     } catch (error) {
       if (error instanceof Silence) this.show("alone", "The controller does not answer");
-      else if (error.status >= 503) this.libvirtAway(error.message);
+      else if ([503, 504].includes(error.status)) this.libvirtAway(error.message);
       else this.show("refused", `The controller refuses: ${error.message}`);
       return error instanceof Refusal;
     }
