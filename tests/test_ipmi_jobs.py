@@ -55,6 +55,15 @@ def test_new_action_is_done_after_a_pause(folder: Path, daemon: Daemon) -> None:
     assert count(daemon, "reset") == 3
 
 
+def test_action_that_comes_sooner_than_ipmitool_repeats_is_a_new_one(
+    folder: Path, daemon: Daemon, tmp_path: Path
+) -> None:
+    """Such as a second reset as soon as the first one has booted the machine."""
+    # No host is so slow that ipmi_sim would have been at work for a minute.
+    reset_three_times(with_constants(tmp_path, PAUSE=60, RESEND=60), folder, daemon)
+    assert count(daemon, "reset") == 3
+
+
 def test_new_action_is_done_when_something_else_was_asked_between(
     folder: Path, daemon: Daemon
 ) -> None:
@@ -67,12 +76,18 @@ def test_new_action_is_done_when_something_else_was_asked_between(
 
 @pytest.fixture
 def patient(tmp_path: Path) -> Path:
-    """The program, for which a minute is no pause: tests must not depend on a tenth of a second."""
+    """The program, for which a minute is no pause and anything may be a repetition."""
+    return with_constants(tmp_path, PAUSE=60, REPETITION=60, RESEND=0)
+
+
+def with_constants(tmp_path: Path, **seconds: int) -> Path:
+    """The program with other constants: tests must not depend on a tenth of a second."""
     copy = tmp_path / "program"
     shutil.copytree(PROGRAM.parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     jobs = (copy / "jobs.py").read_text()
-    jobs, changed = re.subn(r"((PAUSE|REPETITION)_SECONDS) = [\d.]+", r"\1 = 60.0", jobs)
-    assert changed == 2
+    for name, value in seconds.items():
+        jobs, changed = re.subn(rf"({name}_SECONDS) = [\d.]+", rf"\1 = {value}.0", jobs)
+        assert changed == 1
     (copy / "jobs.py").write_text(jobs)
     return copy / PROGRAM.name
 
@@ -80,12 +95,16 @@ def patient(tmp_path: Path) -> Path:
 def test_repetition_without_a_pause_is_the_same(
     folder: Path, daemon: Daemon, patient: Path
 ) -> None:
+    reset_three_times(patient, folder, daemon)
+    assert count(daemon, "reset") == 1
+
+
+def reset_three_times(program: Path, folder: Path, daemon: Daemon) -> None:
     configured(folder, daemon.port)
-    command = [sys.executable, "-E", "-s", "-S", str(patient), f"{folder}/settings.json", UUID]
+    command = [sys.executable, "-E", "-s", "-S", str(program), f"{folder}/settings.json", UUID]
     for _ in range(3):
         subprocess.run([*command, "set", "reset", "1"], check=True, timeout=PATIENCE)
         until(lambda: idle(folder), PATIENCE, "end of the job")
-    assert count(daemon, "reset") == 1
 
 
 def test_same_action_at_once_is_done_once(folder: Path, daemon: Daemon) -> None:

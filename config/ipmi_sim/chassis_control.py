@@ -13,8 +13,8 @@ process of its own, which goes on when the program's time is up, and a file, loc
 - An action that has been sent but not answered in time is a success; its failure is logged later.
 - The actions on a machine are done one after the other, in the order in which they came.
 - An action that is asked for again while it is under way is the same one. So it is if neither
-  anything else was asked of the machine since, nor was ipmi_sim idle: ipmitool's repetitions wait
-  in ipmi_sim's queue, and are started as soon as it is free.
+  anything else was asked of the machine since, nor has ipmi_sim been idle in the last second:
+  ipmitool's repetitions wait in ipmi_sim's queue, and are started as soon as it is free.
 - What is learned too late is told to the next who asks: ipmi_sim asks each second in a cycle.
 """
 

@@ -16,6 +16,9 @@ JOB_SECONDS = 120.0
 PAUSE_SECONDS = 0.1
 """If ipmi_sim has started nothing for so long, nothing has waited in its queue."""
 
+RESEND_SECONDS = 0.9
+"""Nothing is repeated before ipmi_sim has been at work for so long: ipmitool waits for a second."""
+
 REPETITION_SECONDS = 10.0
 """After this nothing is a repetition: ipmitool gives up after five tries, a second apart."""
 
@@ -49,7 +52,9 @@ class Queue:
 
     def held(self, asked: float) -> bool:
         """Whether what was asked for then may have been repeated, and have waited until now."""
-        return self._since <= asked and self.now - asked < REPETITION_SECONDS
+        working = self.now - self._since
+        recent = self.now - asked < REPETITION_SECONDS
+        return recent and self._since <= asked and working >= RESEND_SECONDS
 
     def step_aside(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_UN)
