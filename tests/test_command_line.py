@@ -351,13 +351,19 @@ def test_killed_daemon_leaves_no_virsh_behind() -> None:
         until(lambda: not any(map(is_alive, virshs)), PATIENCE, "end of every virsh")
 
 
-def test_second_signal_does_no_harm() -> None:
+@SIGNALS
+def test_more_signals_do_no_harm(number: signal.Signals) -> None:
+    """Whenever they come while it ends."""
     with Daemon("--connect", TEST_URI) as daemon:
         daemon.status("test")
         virshs = daemon.children()
-        daemon.process.send_signal(signal.SIGTERM)
-        daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(PATIENCE) in (0, -signal.SIGTERM)
+
+        def ended() -> bool:
+            daemon.process.send_signal(number)
+            return daemon.process.poll() is not None
+
+        until(ended, PATIENCE, "end of the daemon")
+        assert daemon.process.returncode == 0
         until(lambda: not any(map(is_alive, virshs)), PATIENCE, "end of every virsh")
 
 

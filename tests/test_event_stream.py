@@ -121,6 +121,7 @@ def test_client_of_http_1_0_reads_until_the_connection_ends(tmp_path: Path) -> N
             daemon.process.terminate()
             while data := connection.recv(1 << 16):
                 received += data
+        assert daemon.process.wait(PATIENCE) == 0
         assert received.partition(b"\r\n\r\n")[2].startswith(b"retry: 1000\n\nevent: libvirt\n")
 
 

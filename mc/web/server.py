@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
+from types import FrameType
 from typing import Any
 
 import cherrypy
@@ -24,6 +25,7 @@ from mc.web.reception import Server
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 KNOWN_METHODS = (*METHODS, "OPTIONS")
 
 
@@ -98,8 +100,8 @@ def serve(
     cherrypy.server.instance = _server(settings)
     # Before the server's own 25: it waits for its workers, which may wait for libvirt.
     cherrypy.engine.subscribe("stop", on_stop, priority=20)
-    # As Ctrl-C does, also while the engine is still starting.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in _SIGNALS:
+        signal.signal(number, _end)
     try:
         cherrypy.engine.start()
         on_serving(_url())
@@ -108,6 +110,16 @@ def serve(
         log.debug("told to end while starting or ending")
     finally:
         cherrypy.engine.exit()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """What the first signal does, also while the engine is still starting.
+
+    Another one would break off the end that it has begun, and leave threads that never end.
+    """
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _server(settings: Settings) -> Server:
