@@ -82,7 +82,10 @@ def remembered(folder: Path) -> Settings:
         "ports": {},
     }
     file = folder / "settings.json"
-    return defaults | (json.loads(file.read_text("utf-8")) if file.exists() else {})
+    try:
+        return defaults | (json.loads(file.read_text("utf-8")) if file.exists() else {})
+    except ValueError as error:
+        raise Unusable(f"{file}: {error}") from error
 
 
 def merged(options: argparse.Namespace, settings: Settings) -> Settings:

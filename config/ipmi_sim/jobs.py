@@ -37,7 +37,7 @@ class Queue:
     """
 
     def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         ticks = slurp("/proc/self/stat").rpartition(")")[2].split()[19]
         self.now = int(ticks) / os.sysconf("SC_CLK_TCK")
@@ -93,7 +93,7 @@ class Job:
     ) -> "Job":
         """Start the process, which waits for the job before it; that one's file is replaced."""
         new = f"{path}.{os.getpid()}"
-        file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.write(file, f"{name}\n{queue.now}\n".encode())
         fcntl.flock(file, fcntl.LOCK_EX)
         os.replace(new, path)
@@ -162,7 +162,7 @@ def complain(words: str) -> None:
 
 def exchange(path: str, text: str) -> str:
     """Write a text into a file; the text that was in it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     before = os.pread(file, 4096, 0).decode()
     os.truncate(file, 0)
     os.pwrite(file, text.encode(), 0)

@@ -44,13 +44,22 @@ class Place:
 
     def __init__(self, ip: str, name: str, info: str) -> None:
         """Raises BMCError if the info cannot be understood."""
+        info = info.strip()
         try:
             # A port without a scheme would be taken for a path.
             parts = urlsplit(info if "//" in info or info[:1] in ("", "?") else "//" + info)
             port = parts.port or PORT
-            query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            query = parse_qs(
+                # A plus sign is one: names may have it.
+                parts.query.replace("+", "%2B"),
+                keep_blank_values=True,
+                strict_parsing=bool(parts.query),
+                errors="strict",
+            )
         except ValueError as error:
             raise BMCError(f"BMC info {info!r}: {error}") from error
+        if parts.hostname in ("http", "https"):
+            raise BMCError(f"BMC info {info!r}: the scheme is followed by //")
         if parts.scheme not in ("", "http", "https"):
             raise BMCError(f"BMC info {info!r}: http and https are known, not {parts.scheme!r}")
         if parts.path not in ("", "/") or parts.fragment:

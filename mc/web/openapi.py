@@ -33,8 +33,10 @@ _ERRORS = {
     HTTPStatus.REQUEST_URI_TOO_LONG: "the URL is too long",
     HTTPStatus.MISDIRECTED_REQUEST: "the Host is no name of this one",
     HTTPStatus.TOO_MANY_REQUESTS: "too many wrong passwords came from this address",
+    HTTPStatus.NOT_IMPLEMENTED: "there is no such Transfer-Encoding here",
     HTTPStatus.SERVICE_UNAVAILABLE: "libvirt or the users file is away, or too much is under way",
     HTTPStatus.GATEWAY_TIMEOUT: "libvirt did not answer in time",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HTTP/1.0 and HTTP/1.1 are spoken here",
     HTTPStatus.INSUFFICIENT_STORAGE: "no backup could be written, so nothing was changed",
 }
 _HEADERS = {
@@ -46,9 +48,12 @@ _HEADERS = {
 _ALWAYS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.LENGTH_REQUIRED,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.REQUEST_URI_TOO_LONG,
     HTTPStatus.MISDIRECTED_REQUEST,
+    HTTPStatus.NOT_IMPLEMENTED,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
 )
 # While the users file cannot be used, nobody is let in.
 _NO_USER = (
@@ -159,7 +164,7 @@ def _operation(route: Route, method: str, schemas: _Schemas, authentication: Seq
         str(status.value): {"description": _ERRORS[status]}
         if method == "HEAD"
         else _reference(status)
-        for status in sorted(_errors(declared, method, authentication))
+        for status in sorted(_errors(declared, authentication))
     }
     return told
 
@@ -213,13 +218,9 @@ def _content(declared: Operation, schemas: _Schemas) -> Json:
     return {declared.media_type: {"schema": schemas.refer(declared.answer)}} | others
 
 
-def _errors(
-    declared: Operation, method: str, authentication: Sequence[str]
-) -> Iterable[HTTPStatus]:
+def _errors(declared: Operation, authentication: Sequence[str]) -> Iterable[HTTPStatus]:
     """Every status that is an error and that the operation may answer."""
     errors = {*_ALWAYS, *declared.errors}
-    if method in _WITH_BODY:
-        errors.add(HTTPStatus.LENGTH_REQUIRED)
     if declared.acts:
         errors.add(HTTPStatus.FORBIDDEN)
     if authentication:

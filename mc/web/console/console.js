@@ -27,6 +27,11 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** A name in which nothing hides: control and direction characters are spelled out. */
+function printable(name) {
+  return name.replace(/[\p{Cc}\p{Cf}]/gu, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
+}
+
 /** Tells those who do not see the page. */
 function speak(text) {
   byId("spoken").textContent = text;
@@ -75,7 +80,8 @@ async function request(path, options = {}) {
     throw new Refusal(response.status, explained ? await response.json() : {});
   } catch (error) {
     if (error instanceof Refusal) throw error;
-    throw new Silence("the controller did not answer", { cause: error });
+    const unknown = method === "GET" ? "" : ". What came of it is not known";
+    throw new Silence(`the controller did not answer${unknown}`, { cause: error });
   }
 }
 
@@ -113,8 +119,9 @@ const lanes = { reading: new Lane(2), waiting: new Lane(2), acting: new Lane(2) 
  * they make sense, and what they do to a running guest.
  *
  * @typedef {"off" | "running" | "paused" | "stalled" | "crashed" | "suspended" |
- *   "settling"} Condition
- * @typedef {{seconds?: number, force?: boolean, once?: boolean, device?: string}} Choices
+ *   "settling" | "on"} Condition "on": that is all that service.state_words = "power" tells
+ * @typedef {{seconds?: number, force?: boolean, once?: boolean, device?: string,
+ *   discard?: boolean}} Choices
  *
  * @typedef {object} Verb
  * @property {Partial<Record<Condition, string>>} labels its name in each condition that it is for
@@ -139,6 +146,7 @@ const BY_STATE = {
   crashed: "crashed",
   pmsuspended: "suspended",
   "in shutdown": "settling",
+  on: "on",
 };
 const BY_PAUSE = {
   "I/O error": "stalled",
@@ -160,6 +168,7 @@ const DEVICES = {
   disk: ["disk", "from its disk"],
   cdrom: ["CD-ROM", "from its CD-ROM"],
   default: ["default order", "by its default order"],
+  none: ["nothing", ""],
 };
 
 /** What becomes of a guest whose power is cut, or that is reset. */
@@ -170,11 +179,15 @@ const LOSS = {
   crashed: "Its guest has crashed: what is left in its memory is lost.",
   suspended: "Its guest sleeps: what it has in memory is lost.",
   settling: "Its guest is shutting down, and does not get to finish.",
+  on: "Its guest is not asked: what it has in memory or has not written to its disk is lost.",
 };
 const ON = /** @type {Condition[]} */ (Object.keys(LOSS));
 const ANY = /** @type {Condition[]} */ (["off", ...ON]);
 /** Whose guest can be asked to shut down, or is at it already. */
-const LISTENING = ["running", "settling"];
+const LISTENING = ["running", "settling", "on"];
+
+/** Who is asked to shut down: of a machine that is on it is not known whether its guest runs. */
+const guest = (found) => (found === "on" ? "Its guest, if it runs," : "Its guest");
 
 const labelled = (label, conditions) => Object.fromEntries(conditions.map((each) => [each, label]));
 
@@ -185,14 +198,15 @@ function powerIsCutAfter(seconds) {
 }
 
 function warnOfPowerOff(found, { seconds, force }) {
-  const asked = "Its guest is asked to shut down";
+  const asked = `${guest(found)} is asked to shut down`;
   if (force) return `${asked}; ${powerIsCutAfter(seconds)}`;
   return `${asked}. If it does not listen, it runs on.`;
 }
 
 function warnOfReboot(found) {
   if (found === "paused") return "Its guest is asked to reboot, and does so when it is resumed.";
-  return "Its guest is asked to shut down, and boots again. If it does not listen, it runs on.";
+  const asked = `${guest(found)} is asked to shut down, and boots again`;
+  return `${asked}. If it does not listen, it runs on.`;
 }
 
 function warnOfBoot(device) {
@@ -204,7 +218,7 @@ function warnOfBoot(device) {
     if (found === "off") return `It is off. It ${start}`;
     const asked = LISTENING.includes(found) && seconds > 0;
     const before = asked
-      ? `Its guest is asked to shut down; ${powerIsCutAfter(seconds)}`
+      ? `${guest(found)} is asked to shut down; ${powerIsCutAfter(seconds)}`
       : `Its power is cut at once. ${LOSS[found]}`;
     return `${before} Then it ${start}`;
   };
@@ -212,6 +226,7 @@ function warnOfBoot(device) {
 
 function warnOfSetting(found, { device, once }) {
   const now = found === "off" ? "It stays off." : "It runs on.";
+  if (device === "none") return `${now} What was set for one boot only is taken back.`;
   const [, source] = DEVICES[device];
   const when = once ? "The next boot, and only that one, is" : "From now on it boots";
   return `${now} ${when} ${source}.`;
@@ -222,33 +237,36 @@ function warnOfReset(found) {
   return `It is reset, and ${boot}, by the order that is set. ${LOSS[found]}`;
 }
 
+/** Only a machine that is off can have a memory image from which it would go on. */
+const savedIn = (found) => (found === "off" ? ["discard"] : []);
+
 /** @returns {Verb} */
 function bootVerb(label, device) {
   return {
     labels: labelled(label, ANY),
     menu: "boot",
     warning: warnOfBoot(device),
-    fields: (found) => (LISTENING.includes(found) ? ["seconds", "once"] : ["once"]),
-    body: ({ seconds, once }) => ({ grace: seconds, once }),
+    fields: (found) => ["once", LISTENING.includes(found) ? "seconds" : "", ...savedIn(found)],
+    body: ({ seconds, once, discard }) => ({ grace: seconds, once, discard_saved: discard }),
   };
 }
 
 /** @type {Record<string, Verb>} */
 const VERBS = {
   power_on: {
-    labels: { off: "Power on", paused: "Resume", suspended: "Wake up" },
+    labels: { off: "Power on", paused: "Resume", suspended: "Wake up", on: "Resume or wake up" },
     direct: ["off", "paused", "suspended"],
   },
   power_off: {
-    labels: { running: "Power off" },
-    direct: ["running"],
+    labels: labelled("Power off", ["running", "on"]),
+    direct: ["running", "on"],
     warning: warnOfPowerOff,
     fields: () => ["seconds", "force"],
     body: ({ seconds, force }) => ({ wait: seconds, force }),
   },
   reboot: {
-    labels: labelled("Reboot", ["running", "paused"]),
-    direct: ["running"],
+    labels: labelled("Reboot", ["running", "paused", "on"]),
+    direct: ["running", "on"],
     warning: warnOfReboot,
   },
   power_cycle: {
@@ -277,12 +295,18 @@ const VERBS = {
     labels: labelled("Set what boots next", ANY),
     menu: "boot",
     warning: warnOfSetting,
-    fields: () => ["device", "once"],
-    body: ({ device, once }) => ({ device, once }),
+    fields: (found) => ["device", "once", ...savedIn(found)],
+    body: ({ device, once, discard }) => ({ device, once, discard_saved: discard }),
     method: "PUT",
     path: "boot",
   },
 };
+
+/** What a verb is called where the machine is in this condition, or was a moment ago. */
+function labelOf(name, found) {
+  const { labels } = VERBS[name];
+  return labels[found] ?? Object.values(labels)[0];
+}
 
 /** The verbs of a menu that make sense in a condition and have no button of their own there. */
 function verbsOf(menu, found) {
@@ -317,6 +341,7 @@ class Row {
     this.hint = this.element.querySelector(".hint");
     this.menuButton = this.element.querySelector("[data-menu=boot]");
     this.inView = false;
+    this.gone = false;
     /** Whether it is shown large, and so watched wherever it is in the list. */
     this.enlarged = false;
     this.reason = "";
@@ -325,6 +350,10 @@ class Row {
     this.readAt = 0;
     this.noPictureUntil = 0;
     this.update(machine);
+  }
+
+  get name() {
+    return printable(this.machine.name);
   }
 
   get url() {
@@ -363,10 +392,10 @@ class Row {
   }
 
   show() {
-    const { name, state, power } = this.machine;
-    write(this.element.querySelector("h2"), name);
+    const { state, power } = this.machine;
+    write(this.element.querySelector("h2"), this.name);
     showState(this.element.querySelector(".state"), state, this.reason);
-    this.element.querySelector(".verbs").ariaLabel = name;
+    this.element.querySelector(".verbs").ariaLabel = this.name;
     if (power === "off") this.dropPicture("off");
     this.namePicture();
     for (const button of this.element.querySelectorAll("[data-verb]")) this.showVerb(button);
@@ -416,7 +445,10 @@ class Row {
     if (this.freshening) return;
     this.freshening = true;
     try {
-      while (this.outdated && this.watched) await lanes.reading.run(() => this.readDetails());
+      while (this.outdated && this.watched) {
+        // By its turn it may have been scrolled out of view.
+        await lanes.reading.run(() => this.watched && this.readDetails());
+      }
       await lanes.reading.run(() => this.readPicture());
     } catch (error) {
       // Whoever follows the machines finds out too, and shows it for all.
@@ -509,7 +541,7 @@ class Row {
 
   namePicture() {
     const hint = this.hint.textContent && `: ${this.hint.textContent}`;
-    this.element.querySelector(".picture").ariaLabel = `Screen of ${this.machine.name}${hint}`;
+    this.element.querySelector(".picture").ariaLabel = `Screen of ${this.name}${hint}`;
   }
 
   /** Ends whatever it holds: the machine is gone. */
@@ -527,7 +559,8 @@ function spelled(device) {
 
 /** A state as a word, a shape and a colour. */
 function showState(place, state, reason = "") {
-  place.dataset.condition = condition(state, reason);
+  const found = condition(state, reason);
+  place.dataset.condition = found === "on" ? "running" : found;
   const told = reason && reason !== "unknown";
   write(place.querySelector("span"), told ? `${state} (${reason})` : state);
 }
@@ -614,6 +647,7 @@ const machines = {
     if (!row) return;
     const next = row.element.nextElementSibling ?? row.element.previousElementSibling;
     const hadFocus = row.element.contains(document.activeElement);
+    row.gone = true;
     row.tell("row:gone");
     view.unobserve(row.element);
     row.close();
@@ -687,7 +721,10 @@ const filter = {
       this.choices.set(state, input);
       byId("filter-state").append(label);
     }
-    this.form.addEventListener("input", () => this.apply());
+    this.form.addEventListener("input", () => {
+      this.apply();
+      scrollTo(0, 0);
+    });
     this.form.addEventListener("submit", (event) => event.preventDefault());
   },
 };
@@ -696,14 +733,25 @@ const filter = {
 
 const LARGE_PICTURE_EVERY = 1000; // milliseconds
 
+/** Opens a dialog at its beginning: what has the focus is at its end. */
+function show(dialog) {
+  dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
 function closeBy(dialog) {
   dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close(""));
+  dialog.addEventListener("close", () => {
+    // What had the focus before may be gone.
+    if (document.activeElement === document.body) filter.name.focus();
+  });
 }
 
 const ask = {
   element: byId("ask"),
   form: byId("ask").querySelector("form"),
   words: byId("ask-words"),
+  act: byId("ask").querySelector(".act"),
   /** What a guest gets to shut down, unless somebody says otherwise. */
   seconds: 15,
   /** @type {?Row} */
@@ -715,16 +763,16 @@ const ask = {
    */
   about(row, name) {
     Object.assign(this, { row, name });
-    const { labels, fields } = VERBS[name];
-    const label = labels[row.condition] ?? name;
-    write(byId("ask-title"), `${label}: ${row.machine.name}`);
-    write(this.element.querySelector(".act"), label);
+    const { fields } = VERBS[name];
+    const label = labelOf(name, row.condition);
+    write(byId("ask-title"), `${label}: ${row.name}`);
+    write(this.act, label);
     this.form.reset();
     this.form.seconds.value = this.seconds;
     this.showFields(fields?.(row.condition) ?? []);
     this.refresh(row);
     this.element.returnValue = "";
-    this.element.showModal();
+    show(this.element);
     return new Promise((decided) => {
       const close = () => decided(this.element.returnValue === "yes" ? this.choices : null);
       this.element.addEventListener("close", close, { once: true });
@@ -739,20 +787,24 @@ const ask = {
   },
 
   get choices() {
-    const { seconds, force, once, device } = this.form;
+    const { seconds, force, once, device, discard } = this.form;
     return {
       seconds: Number(seconds.value),
       force: force.checked,
       once: once.checked,
+      discard: discard.checked,
       device: device.value,
     };
   },
 
   /** Says what will happen, by what is chosen and by the state that the machine is in now. */
   refresh(row) {
-    if (this.row === row && row) {
-      write(this.words, VERBS[this.name].warning(row.condition, this.choices));
-    }
+    if (this.row !== row || !row) return;
+    const { labels, warning } = VERBS[this.name];
+    const fits = !row.gone && row.condition in labels;
+    const now = row.gone ? "It is gone now" : `It is ${row.machine.state} now`;
+    write(this.words, fits ? warning(row.condition, this.choices) : `${now}: nothing can be done.`);
+    this.act.disabled = !fits;
   },
 
   listen() {
@@ -777,7 +829,7 @@ const screen = {
     row.setEnlarged(true);
     this.showPicture(row);
     this.refresh(row);
-    this.element.showModal();
+    show(this.element);
     while (this.row === row) {
       await row.freshen();
       await pause(LARGE_PICTURE_EVERY);
@@ -793,8 +845,8 @@ const screen = {
 
   refresh(row) {
     if (this.row !== row) return;
-    write(byId("screen-title"), row.machine.name);
-    this.image.alt = `Screen of ${row.machine.name}`;
+    write(byId("screen-title"), row.name);
+    this.image.alt = `Screen of ${row.name}`;
     showState(this.element.querySelector(".state"), row.machine.state, row.reason);
     const facts = Object.entries(factsOf(row)).map(([term, fact]) =>
       make("div", "", make("dt", "", term), make("dd", "", fact)));
@@ -838,7 +890,7 @@ async function choose(row, name) {
     // By it, resuming a machine may turn out to be switching it off and on.
     await row.readReason();
   } catch (error) {
-    new Entry(row, name).finish("failed", error.message);
+    new Entry(row, labelOf(name, row.condition)).finish("failed", error.message);
     return;
   }
   const choices = VERBS[name].warning ? await ask.about(row, name) : {};
@@ -847,9 +899,9 @@ async function choose(row, name) {
 
 /** @param {Choices} choices */
 async function perform(row, name, choices) {
-  const { labels, fields, body, method = "POST", path = `state_controller/${name}` } = VERBS[name];
+  const { fields, body, method = "POST", path = `state_controller/${name}` } = VERBS[name];
   const waits = fields?.(row.condition).includes("seconds") ? choices.seconds : 0;
-  const entry = new Entry(row, labels[row.condition] ?? name);
+  const entry = new Entry(row, labelOf(name, row.condition));
   const lane = waits ? lanes.waiting : lanes.acting;
   if (lane.full) entry.write("waits for other actions to end");
   try {
@@ -872,6 +924,7 @@ function outcome(name, answer) {
   if (name === "boot") return answer.changed ? "set" : "was set already";
   const state = answer.reason ? `${answer.state} (${answer.reason})` : answer.state;
   if (name === "power_off" && answer.power === "on") return `asked; it is still ${state}`;
+  if (name === "reboot") return `asked; it is ${state}`;
   return answer.changed ? state : `nothing to do, it is ${state}`;
 }
 
@@ -885,7 +938,7 @@ class Entry {
     const place = row.element.querySelector(".answer");
     for (const finished of place.querySelectorAll(".entry:not(.pending)")) finished.remove();
     place.append(this.element);
-    speak(`${row.machine.name}: ${label}`);
+    speak(`${row.name}: ${label}`);
   }
 
   write(words) {
@@ -922,7 +975,7 @@ class Entry {
     this.row.rescueFocus(this.element);
     this.element.className = `entry ${kind}`;
     this.element.replaceChildren(make("time", "", clock()), ` ${this.label}: ${words}`);
-    speak(`${this.row.machine.name}, ${this.label}: ${words}`);
+    speak(`${this.row.name}, ${this.label}: ${words}`);
   }
 }
 
@@ -940,7 +993,7 @@ const menu = {
     this.close();
     Object.assign(this, { row, button, names: [] });
     button.ariaExpanded = "true";
-    this.element.ariaLabel = `${button.textContent}: ${row.machine.name}`;
+    this.element.ariaLabel = `${button.textContent}: ${row.name}`;
     this.element.showPopover();
     this.refresh(row);
     this.items.at(focused).focus();
@@ -1156,7 +1209,17 @@ const follower = {
     document.title = why ? `${WORDS[how]} · Machines` : "Machines";
     if (!why) this.lastSeen = clock();
     const seen = this.lastSeen && ` What is shown was so at ${this.lastSeen}.`;
-    write(byId("away"), why && `${why}.${seen} Trying again.`);
+    this.warn(why && `${why}.${seen} Trying again.`);
+  },
+
+  /** The warning covers the end of the page, which makes room for it. */
+  warn(text) {
+    const away = byId("away");
+    if (away.textContent === text) return;
+    away.textContent = text;
+    const room = text && `${away.offsetHeight + 16}px`;
+    document.documentElement.style.scrollPaddingBottom = room;
+    document.querySelector("main").style.paddingBottom = room;
   },
 };
 
@@ -1189,7 +1252,10 @@ function listen() {
     for (const part of [menu, ask, screen]) part.refresh(row);
   });
   list.addEventListener("row:picture", ({ detail: row }) => screen.showPicture(row));
-  list.addEventListener("row:gone", ({ detail: row }) => menu.row === row && menu.close());
+  list.addEventListener("row:gone", ({ detail: row }) => {
+    if (menu.row === row) menu.close();
+    ask.refresh(row);
+  });
   list.addEventListener("row:acted", () => follower.polling && follower.poll());
   for (const part of [menu, ask, screen, filter]) part.listen();
 }
