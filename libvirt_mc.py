@@ -89,8 +89,11 @@ def _add_user(name: str, chosen: Settings) -> int:
         return 2
     try:
         add_user(Path(chosen.users_file), name, _password())
-    except (BadAccount, UsersUnusable, OSError) as error:
+    except (BadAccount, UsersUnusable, OSError, UnicodeDecodeError) as error:
         print(f"libvirt_mc: {error}", file=sys.stderr)
+        return 1
+    except (EOFError, KeyboardInterrupt):
+        print("\nlibvirt_mc: no account was changed", file=sys.stderr)
         return 1
     print(f"libvirt_mc: {chosen.users_file} has an account for {name}")
     return 0
@@ -99,7 +102,7 @@ def _add_user(name: str, chosen: Settings) -> int:
 def _password() -> str:
     """Asked for twice at a terminal; else the first line of standard input."""
     if not sys.stdin.isatty():
-        return sys.stdin.readline().removesuffix("\n")
+        return sys.stdin.readline().removesuffix("\n").removesuffix("\r")
     password = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != password:
         raise BadAccount("the two passwords differ")

@@ -4,12 +4,15 @@ HA1 is the MD5 of `USER:REALM:PASSWORD` (RFC 7616, section 3.4.2), and as good a
 the file is for its owner's eyes only. Lines of other realms are let be.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
 import re
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -79,12 +82,10 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 def _accounts(path: Path) -> dict[str, str]:
     """The HA1 of each user of our realm. Raises `UsersUnusable`."""
     accounts = {}
-    for number, line in enumerate(_lines(path), 1):
-        found = _LINE.fullmatch(line)
-        if not found:
-            raise UsersUnusable(path, f"line {number} is not USER:REALM:HA1")
-        if found[2] == REALM:
-            accounts[found[1]] = found[3].lower()
+    for line in _lines(path):
+        name, realm, secret = line.split(":")
+        if realm == REALM:
+            accounts[name] = secret.lower()
     if not accounts:
         raise UsersUnusable(path, f"it has no account of realm {REALM}: --add-user makes one")
     return accounts
@@ -92,17 +93,30 @@ def _accounts(path: Path) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file that is its owner's alone. Raises `UsersUnusable`."""
+    lines = decode(_content(path)).split("\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not _LINE.fullmatch(line.rstrip("\r")):
+            raise UsersUnusable(path, f"line {number} is not USER:REALM:HA1")
+    return [line.rstrip("\r") for line in lines if line.strip()]
+
+
+def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # Where somebody has put a pipe, opening it would wait for who writes.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise UsersUnusable(path, "it is not a file")
             if mode & 0o077:
                 raise UsersUnusable(path, f"others may use it, too: chmod 600 {path}")
-            text = decode(file.read(_LONGEST_FILE))
+            content = file.read(_LONGEST_FILE + 1)
+    except FileNotFoundError as error:
+        raise UsersUnusable(path, f"{error.strerror}: --add-user makes it") from error
     except OSError as error:
         raise UsersUnusable(path, error.strerror or str(error)) from error
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    if len(content) > _LONGEST_FILE:
+        raise UsersUnusable(path, f"it is longer than {_LONGEST_FILE} bytes")
+    return content
 
 
 def ha1(name: str, password: str) -> str:
@@ -123,14 +137,26 @@ def add_user(path: Path, name: str, password: str) -> None:
     """
     if not name or ":" in name or not name.isprintable():
         raise BadAccount(f"no user can be called {name!r}: a name is printable and has no colon")
-    if not password or "\n" in password or "\0" in password:
-        raise BadAccount("a password of at least one character is needed")
+    if not password or any(character in password for character in "\r\n\0"):
+        raise BadAccount("a password of at least one character, on one line, is needed")
     path = path.resolve()
     account = f"{name}:{REALM}:"
-    others = _lines(path) if path.exists() else []
-    lines = [line for line in others if not line.startswith(account)]
-    lines.append(account + ha1(name, password))
-    _replace(path, encode("\n".join([*lines, ""])))
+    with _alone_in(path.parent):
+        others = _lines(path) if path.exists() else []
+        lines = [line for line in others if not line.startswith(account)]
+        lines.append(account + ha1(name, password))
+        _replace(path, encode("\n".join([*lines, ""])))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else adds an account here meanwhile: what they added would be lost."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(path: Path, content: bytes) -> None:

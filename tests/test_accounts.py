@@ -203,6 +203,12 @@ def test_wrong_password_is_logged_with_its_address(daemon: Daemon) -> None:
     assert "guess" not in daemon.log()
 
 
+def test_log_line_is_no_longer_than_a_name(daemon: Daemon) -> None:
+    signed(daemon, STATUS, user="x" * 20_000, password="guess")  # noqa: S106
+    line = [line for line in daemon.log().splitlines() if "wrong password" in line][-1]
+    assert len(line) < 1000
+
+
 def test_right_password_is_answered_while_a_wrong_one_waits(daemon: Daemon) -> None:
     """Tried several times: on a loaded machine the wait may be over before one looks."""
     nonce = nonce_of(daemon.get(STATUS))

@@ -2,8 +2,11 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "users"
 
 
-@pytest.mark.parametrize("said", ["secret\n", "secret", "secret\nmore\n"])
+@pytest.mark.parametrize("said", ["secret\n", "secret", "secret\r\n", "secret\nmore\n"])
 def test_password_is_read_from_standard_input(file: Path, said: str) -> None:
     done = run("--add-user", "admin", "--users", file, said=said)
     assert (done.returncode, done.stderr) == (0, "")
@@ -39,22 +42,51 @@ def test_password_is_read_from_standard_input(file: Path, said: str) -> None:
     assert "secret" not in done.stdout
 
 
-@pytest.mark.parametrize(("again", "status"), [("secret", 0), ("secrte", 1)])
-def test_password_is_asked_for_twice_at_a_terminal(file: Path, again: str, status: int) -> None:
+@contextmanager
+def asked(file: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The program at a terminal, and the other end of that, when it has asked for a password."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, PROGRAM, "--add-user", "admin", "--users", file],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
+    try:
+        read_until(ours, b"Password: ")
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def read_until(terminal: int, end: bytes) -> bytes:
     shown = b""
-    for answer in ("secret", again):
-        while not shown.endswith(b": "):
-            shown += os.read(ours, 1 << 10)
-        os.write(ours, answer.encode() + b"\n")
-        shown = shown[:-1]
-    assert process.wait(PATIENCE) == status
-    os.close(ours)
+    while not shown.endswith(end):
+        shown += os.read(terminal, 1 << 10)
+    return shown
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-D"])
+def test_question_that_is_broken_off_changes_nothing(file: Path, how: str) -> None:
+    with asked(file) as (process, terminal):
+        if how == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.write(terminal, b"\x04")
+        shown = read_until(terminal, b"no account was changed\r\n")
+        assert process.wait(PATIENCE) == 1
+    assert b"Traceback" not in shown
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(("again", "status"), [("secret", 0), ("secrte", 1)])
+def test_password_is_asked_for_twice_at_a_terminal(file: Path, again: str, status: int) -> None:
+    with asked(file) as (process, terminal):
+        os.write(terminal, b"secret\n")
+        shown = read_until(terminal, b"Again: ")
+        os.write(terminal, again.encode() + b"\n")
+        assert process.wait(PATIENCE) == status
     assert b"secret" not in shown
     assert file.exists() == (status == 0)
 

@@ -150,6 +150,19 @@ def test_refusal_by_libvirt(shown: Console, define: booting.Define, lab: Laborat
     expect(shown.state(machine.name)).to_have_text("shut off")
 
 
+def test_machine_is_removed_while_its_question_is_open(
+    shown: Console, define: booting.Define
+) -> None:
+    machine = define()
+    dialog = shown.choose(machine.name, "Boot", "PXE boot")
+    machine.virsh("undefine")
+    expect(dialog.get_by_text("It is gone now: nothing can be done.")).to_be_visible()
+    expect(dialog.locator("[type=submit]")).to_be_disabled()
+    shown.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(shown.page.get_by_label("Name")).to_be_focused()
+
+
 def test_libvirtd_is_killed_and_comes_back(
     shown: Console, define: booting.Define, lab: Laboratory
 ) -> None:

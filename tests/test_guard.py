@@ -54,6 +54,11 @@ def test_foreign_host_is_refused_for_everything(daemon: Daemon, host: str) -> No
     assert daemon.virsh_commands()[before:] == []
 
 
+def test_answer_repeats_no_more_of_a_host_than_a_name_may_have(daemon: Daemon) -> None:
+    answer = get(daemon, "/", Host="x" * 20_000)
+    assert (answer.status, len(answer.body) < 1000) == (MISDIRECTED, True)
+
+
 def raw(daemon: Daemon, request: str) -> bytes:
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
         connection.sendall(request.encode())

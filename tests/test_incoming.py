@@ -55,6 +55,26 @@ def test_it_does_not_matter_how_the_bytes_are_cut(
     assert taken(chunks) == requests
 
 
+def test_many_blanks_in_a_header_take_no_time() -> None:
+    """By a pattern that looks for the end of the value it would be an hour."""
+    subject = Incoming(1 << 20, MAX_BODY)
+    whole = request("X: a" + " " * 1_000_000 + "b")
+    subject.feed(whole)
+    assert subject.take() == whole
+
+
+def test_empty_lines_without_end_are_refused() -> None:
+    assert taken([b"\r\n" * 8 + GET, b"\r\n" * 8 + GET]) == [GET, GET]
+    assert refused(b"\r\n" * 9) == 400
+    subject = incoming()
+    for _ in range(8):
+        subject.feed(b"\r\n")
+        assert subject.take() is None
+    subject.feed(b"\r\n")
+    with pytest.raises(Problem):
+        subject.take()
+
+
 def test_part_of_a_request_is_kept() -> None:
     subject = incoming()
     for byte in POST[:-1]:

@@ -37,8 +37,9 @@ NOT_RUN = {
     **dict.fromkeys(
         [
             ".venv/bin/python libvirt_mc.py --add-user admin --users users",
-            'openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=$(hostname -f)" '
-            '-addext "subjectAltName=DNS:$(hostname -f)" -keyout key.pem -out cert.pem',
+            "openssl genrsa -out key.pem 2048",
+            'openssl req -x509 -key key.pem -days 3650 -subj "/CN=$(hostname -f)" '
+            '-addext "subjectAltName=DNS:$(hostname -f)" -out cert.pem',
             ".venv/bin/python libvirt_mc.py --listen 0.0.0.0:9001 --users users "
             "--tls-cert cert.pem --tls-key key.pem",
             "curl --cacert cert.pem --digest -u admin "
@@ -219,7 +220,7 @@ def test_scripts_fail_on_errors(demo: Daemon) -> None:
 def test_users_and_tls_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An account, a certificate, a daemon with both, and a request: one after the other."""
     monkeypatch.chdir(tmp_path)
-    add_user, certify, serve, ask = [
+    add_user, make_key, certify, serve, ask = [
         example.replace("$(hostname -f)", "localhost")
         for block in BLOCKS
         for example, _ in block.examples
@@ -241,6 +242,7 @@ def test_users_and_tls_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return done.stdout
 
     run(add_user, "secret\n")
+    run(make_key)
     run(certify)
     options = shlex.split(serve.partition(" --listen 0.0.0.0:9001 ")[2])
     with Daemon("--connect", DEMO, *options) as daemon:

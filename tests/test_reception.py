@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -125,6 +125,15 @@ def test_refusal_is_read_by_a_client_that_is_still_sending(daemon: Daemon) -> No
         for _ in range(20):
             connection.sendall(b"GET /" + b"a" * 100_000)
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 414 ")
+
+
+def test_flood_of_empty_lines_keeps_nobody_waiting(daemon: Daemon) -> None:
+    with connect(daemon) as connection:
+        # As soon as the daemon has seen enough of it, nobody reads it any more.
+        with suppress(ConnectionError):
+            for _ in range(200):
+                connection.sendall(b"\r\n" * 10_000)
+        assert daemon.status("test")["power"] == "on"
 
 
 def test_request_that_takes_too_long_is_ended(hasty: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,16 @@ def test_link_stays_a_link(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "password"),
-    [("", "x"), ("a:b", "x"), ("a\n", "x"), ("a\0", "x"), ("a", ""), ("a", "x\ny"), ("a", "\0")],
+    [
+        ("", "x"),
+        ("a:b", "x"),
+        ("a\n", "x"),
+        ("a\0", "x"),
+        ("a", ""),
+        ("a", "x\ny"),
+        ("a", "\0"),
+        ("a", "x\r"),
+    ],
 )
 def test_impossible_account_changes_nothing(file: Path, name: str, password: str) -> None:
     written(file, f"{OTHER}\n")
@@ -104,6 +114,8 @@ def test_file_that_others_may_use_is_refused(file: Path, mode: int) -> None:
         (f"a:libvirt_mc:{'1' * 32}\nb:libvirt_mc\n", "line 2"),
         (f"a:libvirt_mc:{'g' * 32}\n", "line 1"),
         (f":libvirt_mc:{'1' * 32}\n", "line 1"),
+        (f"\n\n{OTHER}\nx\n", "line 4"),
+        (f"{OTHER}\n" * 30_000, "longer than"),
     ],
 )
 def test_file_that_is_no_users_file_is_refused(file: Path, text: str, reason: str) -> None:
@@ -116,6 +128,28 @@ def test_what_is_not_there_or_no_file_is_refused(file: Path) -> None:
         Users(file).names()
     file.mkdir()
     with pytest.raises(UsersUnusable, match=r"directory|not a file"):
+        Users(file).names()
+
+
+def test_account_is_not_added_to_a_file_that_is_none(file: Path) -> None:
+    text = f"{OTHER}\n" * 30_000
+    for content in (text, "no account\n"):
+        written(file, content)
+        with pytest.raises(UsersUnusable):
+            add_user(file, "admin", "secret")
+        assert file.read_text() == content
+
+
+def test_accounts_that_are_added_at_once_are_all_there(file: Path) -> None:
+    names = [f"user-{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: add_user(file, name, "secret"), names))
+    assert Users(file).names() == set(names)
+
+
+def test_pipe_in_place_of_the_file_keeps_nobody_waiting(file: Path) -> None:
+    os.mkfifo(file, 0o600)
+    with pytest.raises(UsersUnusable, match="not a file"):
         Users(file).names()
 
 

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hmac
-import json
 import logging
 import secrets
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from cherrypy.lib.auth_digest import HttpDigestAuthorization, www_authenticate
 from mc.errors import UsersUnusable
 from mc.users import REALM, Users, ha1
 from mc.web.attempts import Attempts, TooManyAttempts
+from mc.web.journal import quoted
 from mc.web.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Accounts:
         if claim is None:
             raise self._challenge(request, "a user name and a password are needed")
         if not claim.holds:
-            log.warning("wrong password: client=%s user=%s", address, json.dumps(claim.name))
+            log.warning("wrong password: client=%s user=%s", address, quoted(claim.name))
             self._attempts.punish(address)
             raise self._challenge(request, "the user name or the password is wrong")
         if claim.stale:

@@ -32,8 +32,8 @@ class _Source:
 class Attempts:
     """Delays answers to wrong passwords, of 0.1 s for the first to 2 s, by address.
 
-    Right ones are not delayed. While as many answers wait as may, the passwords of an address that
-    has sent wrong ones are not looked at: else it could guess in parallel.
+    Right ones are not delayed. While as many answers wait as may, the passwords of an address to
+    which one of them goes are not looked at: else it could guess in parallel.
     """
 
     def __init__(self) -> None:
@@ -50,10 +50,12 @@ class Attempts:
         """Raises `TooManyAttempts` if this address is not to be listened to now."""
         with self._lock:
             source = self._sources.get(_network(address))
-            if source is None:
-                return
-            if source.waiting >= WAITING_OF_ONE or self._waiting >= WAITING_AT_MOST:
+            if source and (source.waiting >= WAITING_OF_ONE or self._no_place_for(source)):
                 raise TooManyAttempts
+
+    def _no_place_for(self, source: _Source) -> bool:
+        """Whether others have taken all places; who has none waiting is not to suffer for them."""
+        return source.waiting > 0 and self._waiting >= WAITING_AT_MOST
 
     def punish(self, address: str) -> None:
         """Wait for as long as the wrong passwords of this address so far make it.

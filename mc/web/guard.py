@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from mc.web.accounts import Accounts
 from mc.web.problems import Problem
 
+# RFC 1035, section 2.3.4; a client may send anything.
+_LONGEST_NAME = 255
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # How browsers and their helpers say that nobody has asked yet.
 _PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz")
@@ -51,7 +53,8 @@ class Guard:
             address = request.headers.get(header)
             if address and not _same_host(address, request.headers.get("Host", "")):
                 raise Problem(
-                    HTTPStatus.FORBIDDEN, f"a page of another host must not act here: {address}"
+                    HTTPStatus.FORBIDDEN,
+                    f"a page of another host must not act here: {address[:_LONGEST_NAME]}",
                 )
 
     def _check_host(self, request: Any) -> None:
@@ -68,7 +71,8 @@ class Guard:
             if not self._is_own(_host_and_port(authority, "http")[0]):
                 raise Problem(
                     HTTPStatus.MISDIRECTED_REQUEST,
-                    f"{authority!r} is no name of this host; server.names may list it",
+                    f"{authority[:_LONGEST_NAME]!r} is no name of this host; "
+                    "server.names may list it",
                 )
 
     def _is_own(self, host: str) -> bool:

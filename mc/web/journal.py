@@ -15,6 +15,9 @@ from mc.metrics import Metrics
 
 log = logging.getLogger("mc.action")
 
+# No machine's name is longer, and hardly a sentence of libvirt's.
+_LONGEST_TEXT = 500
+
 
 @dataclass
 class Entry:
@@ -30,6 +33,15 @@ class Entry:
         self.machine, self.uuid = machine.name, machine.uuid
         self.outcome = "changed" if changed else "unchanged"
         self.detail = f", {now}"
+
+
+def quoted(text: str) -> str:
+    """A text for the log: it may hold blanks, line ends and colour codes, and be as long as a URL.
+
+    >>> quoted("a b")
+    '"a b"'
+    """
+    return json.dumps(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ...")
 
 
 @contextmanager
@@ -53,10 +65,9 @@ def journal(verb: str, machine: str, metrics: Metrics) -> Iterator[Entry]:
             verb,
             request.remote.ip,
             request.login or "-",
-            # Quoted: names and libvirt's words may hold blanks, line ends and colour codes.
-            json.dumps(entry.machine),
+            quoted(entry.machine),
             entry.uuid,
-            json.dumps(entry.outcome + entry.detail),
+            quoted(entry.outcome + entry.detail),
             (time.monotonic() - start) * 1000,
         )
         metrics.action(verb, entry.outcome)

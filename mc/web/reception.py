@@ -73,7 +73,7 @@ class Reception:
         """Make `run` return."""
         self._stopping = True
         os.eventfd_write(self._wake, 1)
-        self._ended.wait()
+        self._ended.wait(_PARTING_SECONDS)
 
     def close(self) -> None:
         """Close all connections that no worker has."""

@@ -743,7 +743,8 @@ function closeBy(dialog) {
   dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close(""));
   dialog.addEventListener("close", () => {
     // What had the focus before may be gone.
-    if (document.activeElement === document.body) filter.name.focus();
+    const focused = document.activeElement;
+    if (focused === document.body || dialog.contains(focused)) filter.name.focus();
   });
 }
 
