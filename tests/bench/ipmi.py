@@ -41,7 +41,8 @@ def ipmi(row: Row) -> None:
                 row("chassis power status, s: ipmitool", f"{measured:.3f}", "< 0.6")
                 row("chassis power status, s: our program", f"{program(files):.3f}", "< 0.15")
                 detour.seconds = _SLOW
-                slow = seconds(lambda: bmc("chassis", "power", "reset"))
+                # Not bmc(...), which waits until the controller has answered, too.
+                slow = seconds(lambda: bmc.run("chassis", "power", "reset").check_returncode())
                 row("chassis power reset, controller takes 5 s, s", f"{slow:.2f}", "< 1")
                 until(lambda: idle(files), 30, "end of the job")
             resets = sum(line.startswith("reset ") for line in daemon.virsh_commands())
