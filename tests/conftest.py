@@ -1,4 +1,4 @@
-"""What tests share: one laboratory, one daemon on it, and a browser for each module."""
+"""What tests share: laboratories, a daemon on one of them, and a browser for each module."""
 
 import signal
 from collections.abc import Iterator
@@ -18,7 +18,14 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Laboratory]:
-    """Real libvirt and QEMU. Whoever disturbs its libvirtd leaves it running."""
+    """Real libvirt and QEMU for all. Whoever disturbs its libvirtd leaves it running."""
+    with Laboratory() as laboratory:
+        yield laboratory
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[Laboratory]:
+    """A laboratory of the module's own, to break."""
     with Laboratory() as laboratory:
         yield laboratory
 

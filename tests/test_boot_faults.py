@@ -32,13 +32,6 @@ VERBS: dict[Device, str] = {"pxe": "pxeboot", "disk": "diskboot"}
 BANNERS = {"pxe": "network", "disk": "disk"}
 
 
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Laboratory]:
-    """A laboratory of one's own, to break."""
-    with Laboratory() as laboratory:
-        yield laboratory
-
-
 @pytest.fixture
 def backups(tmp_path: Path) -> Path:
     return tmp_path / "backups"

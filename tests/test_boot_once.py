@@ -25,13 +25,6 @@ from tests.daemon import Daemon
 from tests.lab import Key, Laboratory, Machine, until
 
 
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Laboratory]:
-    """A laboratory of one's own, to break."""
-    with Laboratory() as laboratory:
-        yield laboratory
-
-
 @pytest.fixture
 def define(fragile: Laboratory) -> Iterator[Define]:
     with machines(fragile) as define:

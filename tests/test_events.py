@@ -58,13 +58,6 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def fragile() -> Iterator[Laboratory]:
-    """A laboratory of one's own, to break."""
-    with Laboratory() as laboratory:
-        yield laboratory
-
-
-@pytest.fixture(scope="module")
 def machine(fragile: Laboratory) -> Machine:
     machine = fragile.define("rebooting")
     machine.boot()

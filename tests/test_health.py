@@ -31,13 +31,6 @@ def open_virsh(uri: str) -> Virsh:
     )
 
 
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Laboratory]:
-    """A laboratory of one's own, to break."""
-    with Laboratory() as laboratory:
-        yield laboratory
-
-
 @pytest.fixture
 def daemon(fragile: Laboratory) -> Iterator[Daemon]:
     with Daemon("--connect", fragile.uri) as daemon:

@@ -341,13 +341,6 @@ def test_thousand_machines(tmp_path: Path) -> None:
 # On real machines, with the stream of events.
 
 
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Laboratory]:
-    """A laboratory of one's own, to break."""
-    with Laboratory() as laboratory:
-        yield laboratory
-
-
 @contextmanager
 def following(lab: Laboratory, binary: str = "virsh", seconds: float = PATIENCE) -> Iterator[Watch]:
     """A watch as the daemon has it; `binary` is that of the stream of events."""
