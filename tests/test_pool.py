@@ -148,6 +148,18 @@ def test_no_more_than_limit_are_open_under_load(
         assert len(opener.living) == 1
 
 
+def test_one_waiting_caller_keeps_one_surplus_session(
+    opener: Opener, threads: ThreadPoolExecutor
+) -> None:
+    with make_pool(opener, keep=1, limit=3) as pool:
+        for _ in range(20):
+            with pool.session(soon()) as session, pool.session(soon()), pool.session(soon()):
+                waiting = threads.submit(echo, pool)
+                session.run(["echo", "x"], soon())  # meanwhile it begins to wait
+            assert waiting.result(30) == b"x"
+            assert len(opener.living) == 1
+
+
 def test_surplus_is_closed_when_it_comes_back(opener: Opener) -> None:
     with make_pool(opener, keep=1, limit=3) as pool:
         with pool.session(soon()), pool.session(soon()), pool.session(soon()):

@@ -126,10 +126,11 @@ class Pool:
         return session
 
     def _give_back(self, session: Session) -> None:
-        """Keep the session if it is of use: surplus ones only while callers wait for them."""
+        """Keep the session if it is of use: a surplus one only for a caller who has none yet."""
         with self._changed:
             self._taken.remove(session)
-            wanted = self._waiting > 0 or self._count() < self._keep
+            # A caller still counts as waiting between being notified and taking a session.
+            wanted = self._waiting > len(self._idle) or self._count() < self._keep
             keep = session.usable and wanted and not self._closed
             self._lost += not session.usable and not self._closed
             if keep:
