@@ -12,9 +12,9 @@ process of its own, which goes on when the program's time is up, and a file, loc
 
 - An action that has been sent but not answered in time is a success; its failure is logged later.
 - The actions on a machine are done one after the other, in the order in which they came.
-- An action that is asked for again while it is under way is the same one. So it is if neither
-  anything else was asked of the machine since, nor has ipmi_sim been idle in the last second:
-  ipmitool's repetitions wait in ipmi_sim's queue, and are started as soon as it is free.
+- An action that is asked for again while it is under way is the same one. So it is after that, if
+  something waited on the machine's port when it was answered, and nothing else was asked since:
+  ipmitool's repetitions wait there. What comes after an answer is a new request.
 - What is learned too late is told to the next who asks: ipmi_sim asks each second in a cycle.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 
 from controller import Controller, Machine, load
-from jobs import Failed, Job, Queue, complain, exchange
+from jobs import ANSWER_SECONDS, Failed, Job, Request, complain, started
 
 LATE_SECONDS = 2.0
 """How long what was learned too late can be told."""
@@ -62,41 +62,42 @@ def main(arguments: list[str]) -> int:
     os.closerange(3, 65536)
     try:
         path, uuid, *words = arguments
-        folder = os.path.join(os.path.dirname(path), "jobs", "")
-        queue = Queue(folder + "busy")
+        deadline = started() + ANSWER_SECONDS
+        settings, ports = load(path)
+        machine = Machine(Controller(settings, connect_by=deadline), uuid)
+        files = os.path.join(os.path.dirname(path), "jobs", uuid)
+        request = Request(f"{files}.asked", " ".join(words), deadline)
         try:
-            machine = Machine(Controller(load(path), connect_by=queue.deadline), uuid)
-            perform(machine, " ".join(words), folder + uuid, queue)
+            perform(machine, request, files)
         finally:
-            queue.leave()
+            request.leave(ports.get(uuid, 0))
     except (Failed, OSError, ValueError) as error:
         complain(str(error))
         return 1
     return 0
 
 
-def perform(machine: Machine, request: str, path: str, queue: Queue) -> None:
-    """Do what ipmi_sim asks for; `path` is where the machine's files begin."""
-    if request.startswith("set identify "):
-        raise Failed("a virtual machine has no light to be identified by")
-    before = exchange(f"{path}.asked", request)
-    if request in QUESTIONS:
-        answer = ask(partial(QUESTIONS[request], machine), request, f"{path}.{request[4:]}", queue)
+def perform(machine: Machine, request: Request, path: str) -> None:
+    """Do what ipmi_sim asks for; `path` is where the names of the machine's files begin."""
+    words = request.words
+    if words in QUESTIONS:
+        answer = ask(partial(QUESTIONS[words], machine), request, f"{path}.{words[4:]}")
         os.write(1, f"{answer}\n".encode())
-    elif request in ACTIONS:
-        repeated = before == request
-        act(partial(ACTIONS[request], machine), request, path, queue, repeated)
+    elif words in ACTIONS:
+        act(partial(ACTIONS[words], machine), request, path)
+    elif words.startswith("set identify "):
+        raise Failed("a virtual machine has no light to be identified by")
     else:
         raise Failed("there is no such request")
 
 
-def ask(question: Callable[[], str], request: str, path: str, queue: Queue) -> str:
+def ask(question: Callable[[], str], request: Request, path: str) -> str:
     """The answer. Joins a job that is under way, or whose answer nobody got."""
     job = Job.latest(path)
     if job is None or not (job.running() or job.age() < LATE_SECONDS):
-        job = Job.start(path, request, question, queue)
-    queue.step_aside()
-    if not job.ended_by(queue.deadline):
+        job = Job.start(path, request, question)
+    request.step_aside()
+    if not job.ended_by(request.deadline):
         raise Failed("the controller does not answer in time")
     try:
         os.unlink(path)
@@ -105,15 +106,14 @@ def ask(question: Callable[[], str], request: str, path: str, queue: Queue) -> s
     return job.value()
 
 
-def act(action: Callable[[], str], request: str, path: str, queue: Queue, repeated: bool) -> None:
+def act(action: Callable[[], str], request: Request, path: str) -> None:
     """Have it done, unless it is the same as the last action."""
-    last = Job.latest(path)
-    if last and last.name == request and (last.running() or (repeated and queue.held(last.asked))):
-        job = last
-    else:
-        job = Job.start(path, request, action, queue, after=last)
-    queue.step_aside()
-    if job.ended_by(queue.deadline):
+    job = Job.latest(path)
+    if not (job and job.name == request.words and (job.running() or request.repeated)):
+        job = Job.start(path, request, action, after=job)
+    request.step_aside()
+    # What is repeated has been answered meanwhile, and others may be waiting.
+    if job.ended_by(0 if request.repeated else request.deadline):
         job.value()
 
 

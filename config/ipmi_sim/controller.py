@@ -50,12 +50,12 @@ class Machine:
         return self._controller.request(method, f"/service/{self._uuid}/{path}", body)
 
 
-def load(path: str) -> Settings:
-    """The settings that `configure.py` has written."""
+def load(path: str) -> tuple[Settings, dict[str, int]]:
+    """The settings that `configure.py` has written, and each machine's port, by UUID."""
     if os.stat(path).st_mode & 0o077:
         raise Failed(f"{path} holds passwords and can be read by others: chmod 600")
-    settings: Settings = json.loads(slurp(path))
-    return settings
+    settings = json.loads(slurp(path))
+    return settings, settings["ports"]
 
 
 class Controller:

@@ -13,14 +13,8 @@ ANSWER_SECONDS = 0.6
 JOB_SECONDS = 120.0
 """How long an action waits for the one before it, and then for the controller."""
 
-PAUSE_SECONDS = 0.1
-"""If ipmi_sim has started nothing for so long, nothing has waited in its queue."""
-
-RESEND_SECONDS = 0.9
-"""Nothing is repeated before ipmi_sim has been at work for so long: ipmitool waits for a second."""
-
-REPETITION_SECONDS = 10.0
-"""After this nothing is a repetition: ipmitool gives up after five tries, a second apart."""
+REPEATED_SECONDS = 10.0
+"""How long a repetition may wait for ipmi_sim, which may serve other machines before it."""
 
 POLL_SECONDS = 0.003
 
@@ -29,76 +23,73 @@ class Failed(Exception):
     """Raised if the controller cannot be asked, or refuses; the text says why."""
 
 
-class Queue:
-    """ipmi_sim's queue, as far as it shows: since when programs have been started without a pause.
+class Request:
+    """What ipmi_sim asks of a machine, in `words`, and whether that may be `repeated`.
 
-    Times are seconds since the system's start, as those of processes are. One program at a time
-    decides what to do, until it has left or steps aside.
+    Who repeats a request has no answer yet; and ipmi_sim reads nothing while a program runs. So
+    when the answer is given, the repetition waits on the machine's port. One program at a time
+    decides what to do on a machine, until it steps aside. `deadline` is when to answer.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, words: str, deadline: float) -> None:
+        self.words = words
+        self.deadline = deadline
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        ticks = slurp("/proc/self/stat").rpartition(")")[2].split()[19]
-        self.now = int(ticks) / os.sysconf("SC_CLK_TCK")
-        self.deadline = self.now + ANSWER_SECONDS
-        self._since = self.now
-        try:
-            since, left = map(float, os.pread(self._file, 100, 0).split())
-        except ValueError:
-            return  # A new file.
-        if abs(self.now - left) < PAUSE_SECONDS:
-            self._since = since
-
-    def held(self, asked: float) -> bool:
-        """Whether what was asked for then may have been repeated, and have waited until now."""
-        working = self.now - self._since
-        recent = self.now - asked < REPETITION_SECONDS
-        return recent and self._since <= asked and working >= RESEND_SECONDS
+        self.repeated = self._is_expected()
+        self._expect_repetitions(until=0)
 
     def step_aside(self) -> None:
+        """The request is a job now, and for any repetition it is that job."""
+        self._expect_repetitions(until=self.deadline + REPEATED_SECONDS)
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def leave(self) -> None:
-        """The next program is started from now on."""
-        os.pwrite(self._file, f"{self._since:<30} {clock():<30}".encode(), 0)
+    def leave(self, port: int) -> None:
+        """The answer is given, and no longer repeated than by what waits on the machine's port."""
+        if not waiting(port):
+            self._expect_repetitions(until=0)
+
+    def _is_expected(self) -> bool:
+        try:
+            until, words = os.pread(self._file, 4096, 0).decode().split(" ", 1)
+            return words == self.words and 0 < float(until) - self.deadline <= REPEATED_SECONDS
+        except ValueError:
+            return False  # A new file.
+
+    def _expect_repetitions(self, until: float) -> None:
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{until} {self.words}".encode("utf-8", "surrogateescape"), 0)
 
 
 class Job:
     """A request to the controller: a file, locked as long as its process runs.
 
-    Its lines: what was asked for, when, and in the end `ok` or `failed` with a value or a reason.
+    In it is what was asked for, and in the end a line of `ok` or `failed` with a value or a reason.
     """
 
     def __init__(self, file: int) -> None:
         self._file = file
-        self.name, asked, *_ = self._lines()
-        self.asked = float(asked)
+        self.name = self._text()[0]
 
     @classmethod
     def latest(cls, path: str) -> "Job | None":
         try:
             return cls(os.open(path, os.O_RDONLY))
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             return None
 
     @classmethod
     def start(
-        cls,
-        path: str,
-        name: str,
-        do: Callable[[], str],
-        queue: Queue,
-        after: "Job | None" = None,
+        cls, path: str, request: Request, do: Callable[[], str], after: "Job | None" = None
     ) -> "Job":
         """Start the process, which waits for the job before it; that one's file is replaced."""
         new = f"{path}.{os.getpid()}"
         file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.write(file, f"{name}\n{queue.now}\n".encode())
+        os.write(file, f"{request.words}\n".encode())
         fcntl.flock(file, fcntl.LOCK_EX)
         os.replace(new, path)
         if os.fork() == 0:
-            run(file, do, queue, after)
+            run(file, request, do, after)
         os.close(file)
         return cls(os.open(path, os.O_RDONLY))
 
@@ -123,16 +114,17 @@ class Job:
 
     def value(self) -> str:
         """What came of a job that has ended. Raises Failed if it failed."""
-        outcome, _, value = (self._lines()[2] or "failed it was killed").partition(" ")
+        outcome, _, value = (self._text()[1] or "failed it was killed").partition(" ")
         if outcome != "ok":
             raise Failed(value)
         return value
 
-    def _lines(self) -> list[str]:
-        return os.pread(self._file, 65536, 0).decode("utf-8", "replace").split("\n")[:3]
+    def _text(self) -> tuple[str, str]:
+        name, _, outcome = os.pread(self._file, 65536, 0).decode("utf-8", "replace").partition("\n")
+        return name, outcome
 
 
-def run(file: int, do: Callable[[], str], queue: Queue, after: Job | None) -> None:
+def run(file: int, request: Request, do: Callable[[], str], after: Job | None) -> None:
     """The process of a job; it does not return. What nobody waits for any more, it logs."""
     os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -142,13 +134,13 @@ def run(file: int, do: Callable[[], str], queue: Queue, after: Job | None) -> No
     if stat.S_ISFIFO(os.fstat(2).st_mode):
         os.dup2(nowhere, 2)
     try:
-        if after and not after.ended_by(queue.now + JOB_SECONDS):
+        if after and not after.ended_by(request.deadline + JOB_SECONDS):
             raise Failed(f"'{after.name}', which came first, takes too long")
         outcome = f"ok {do()}"
     except Exception as error:
         words = " ".join(f"{error}".split()) or repr(error)
         outcome = f"failed {words}"
-        if clock() > queue.deadline:
+        if clock() > request.deadline:
             complain(f"failed too late to be told by IPMI: {words}")
     os.write(file, outcome.encode("utf-8", "backslashreplace"))
     os._exit(0)
@@ -160,14 +152,14 @@ def complain(words: str) -> None:
     os.write(2, f"libvirt_mc IPMI: {request}: {words}\n".encode("utf-8", "backslashreplace"))
 
 
-def exchange(path: str, text: str) -> str:
-    """Write a text into a file; the text that was in it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    before = os.pread(file, 4096, 0).decode()
-    os.truncate(file, 0)
-    os.pwrite(file, text.encode(), 0)
-    os.close(file)
-    return before
+def waiting(port: int) -> bool:
+    """Whether anything has come to a UDP port and not been read: proc(5), /proc/net/udp."""
+    for path in ("/proc/self/net/udp", "/proc/self/net/udp6"):
+        for line in slurp(path).splitlines()[1:] if os.path.exists(path) else []:
+            _, address, _, _, queues, *_ = line.split()
+            if int(address.rpartition(":")[2], 16) == port and int(queues.partition(":")[2], 16):
+                return True
+    return False
 
 
 def slurp(path: str) -> str:
@@ -176,4 +168,11 @@ def slurp(path: str) -> str:
 
 
 def clock() -> float:
+    """Seconds since the system's start, by which the start of a process is told as well."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def started() -> float:
+    """When this process was, by that clock: proc(5), /proc/pid/stat."""
+    ticks = slurp("/proc/self/stat").rpartition(")")[2].split()[19]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
