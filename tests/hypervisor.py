@@ -1,9 +1,11 @@
-"""Machines for libvirt's embedded test hypervisor, `test:///FILE`."""
+"""Machines for libvirt's embedded test hypervisor, `test:///FILE`, and virsh for any."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import UUID
 from xml.sax.saxutils import escape
+
+from mc.virsh import Virsh
 
 STATES = {
     "running": 1,
@@ -39,3 +41,25 @@ def hypervisor(file: Path, machines: Iterable[tuple[str, str]], devices: str = "
     )
     file.write_text(f"<node>{domains}</node>", "utf-8")
     return f"test://{file}"
+
+
+def open_virsh(
+    uri: str,
+    *,
+    mode: str = "",
+    read: float = 30,
+    act: float = 30,
+    on_command: Callable[[str, float], None] = lambda command, seconds: None,
+) -> Virsh:
+    """The daemon's way to libvirt, with its default numbers of sessions, and patient."""
+    return Virsh(
+        "virsh",
+        uri,
+        read_sessions=4,
+        action_sessions=2,
+        actions_at_once=8,
+        read_seconds=read,
+        action_seconds=act,
+        shutdown_mode=mode,
+        on_command=on_command,
+    )

@@ -20,7 +20,7 @@ from mc.errors import ConnectionLost, NoAnswer, Refused, Stopping, Unreachable
 from mc.virsh import Virsh
 from mc.virsh.commands import Listed
 from mc.virsh.pool import SessionCounts
-from tests.hypervisor import STATES, hypervisor, uuid_of
+from tests.hypervisor import STATES, hypervisor, open_virsh, uuid_of
 from tests.lab import Laboratory, processes
 from tests.lab.waiting import until
 
@@ -31,27 +31,6 @@ def children() -> set[int]:
     """Ids of the processes that this one has started and not yet reaped."""
     files = Path("/proc/self/task").glob("*/children")
     return {int(pid) for file in files for pid in file.read_text().split()}
-
-
-def open_virsh(
-    uri: str,
-    *,
-    mode: str = "",
-    read: float = 30,
-    act: float = 30,
-    on_command: Callable[[str, float], None] = lambda command, seconds: None,
-) -> Virsh:
-    return Virsh(
-        "virsh",
-        uri,
-        read_sessions=4,
-        action_sessions=2,
-        actions_at_once=8,
-        read_seconds=read,
-        action_seconds=act,
-        shutdown_mode=mode,
-        on_command=on_command,
-    )
 
 
 @pytest.fixture

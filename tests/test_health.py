@@ -10,25 +10,13 @@ from mc import __version__
 from mc.errors import Refused, Stopping
 from mc.health import Health
 from mc.users import add_user
-from mc.virsh import Virsh
 from tests.daemon import Daemon
+from tests.hypervisor import open_virsh
 from tests.lab import Laboratory, until
 
 OK, UNAUTHORIZED, UNAVAILABLE = 200, 401, 503
 PATH = "/healthz"
 NOWHERE = "qemu+unix:///session?socket=/nonexistent/sock"
-
-
-def open_virsh(uri: str) -> Virsh:
-    return Virsh(
-        "virsh",
-        uri,
-        read_sessions=1,
-        action_sessions=1,
-        actions_at_once=1,
-        read_seconds=30,
-        action_seconds=30,
-    )
 
 
 @pytest.fixture

@@ -11,29 +11,16 @@ import pytest
 
 from mc.errors import NoSuchMachine, Unreachable
 from mc.machines import STATES, Machine, Machines, Status
-from mc.virsh import Virsh
 from mc.web.controller import Controller
 from mc.web.routes import routes
 from tests.booting import machines as made_machines
 from tests.booting import remove, wait_for_reboot_rule
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES as NUMBERS
-from tests.hypervisor import hypervisor, uuid_of
+from tests.hypervisor import hypervisor, open_virsh, uuid_of
 from tests.lab import Key, Laboratory
 
 ON = [state for state in NUMBERS if state != "shut off"]
-
-
-def open_virsh(uri: str) -> Virsh:
-    return Virsh(
-        "virsh",
-        uri,
-        read_sessions=1,
-        action_sessions=1,
-        actions_at_once=1,
-        read_seconds=30,
-        action_seconds=30,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from mc.errors import NoSuchMachine, Refused
 from mc.machines import Machines
-from mc.virsh import Virsh
 from mc.virsh.quoting import decode, encode
 from mc.virsh.session import Session
-from tests.hypervisor import STATES, hypervisor, uuid_of
+from tests.hypervisor import STATES, hypervisor, open_virsh, uuid_of
 
 WORDS = list(STATES)
 
@@ -115,18 +114,6 @@ def machines_named(file: Path, names: Sequence[str]) -> dict[str, tuple[str, str
     return {name: (uuid_of(number), state) for number, (name, state) in enumerate(states)}
 
 
-def open_virsh(file: Path) -> Virsh:
-    return Virsh(
-        "virsh",
-        f"test://{file}",
-        read_sessions=1,
-        action_sessions=1,
-        actions_at_once=1,
-        read_seconds=30,
-        action_seconds=30,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("quoting")
@@ -136,7 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def odd(folder: Path) -> Iterator[tuple[Machines, dict[str, tuple[str, str]]]]:
     """A hypervisor that has machines of all the odd names at once, and what they are."""
     expected = machines_named(folder / "odd.xml", ODD_NAMES)
-    with closing(open_virsh(folder / "odd.xml")) as virsh:
+    with closing(open_virsh(f"test://{folder}/odd.xml")) as virsh:
         yield Machines(virsh), expected
 
 
@@ -199,7 +186,7 @@ def machine_names() -> st.SearchStrategy[str]:
 @given(names=st.lists(machine_names(), min_size=1, max_size=20, unique=True))
 def test_every_machine_is_found_by_its_own_name(folder: Path, names: list[str]) -> None:
     expected = machines_named(folder / "any.xml", names)
-    with closing(open_virsh(folder / "any.xml")) as virsh:
+    with closing(open_virsh(f"test://{folder}/any.xml")) as virsh:
         machines = Machines(virsh)
         found = [machines.find(name) for name in names]
         states = [machines.status(name).state for name in names]
@@ -220,5 +207,5 @@ def test_name_that_virsh_reads_as_the_uuid_of_another_is_a_name(folder: Path, na
     """libvirt skips blanks and hyphens wherever they are among a UUID's 36 characters."""
     file = folder / "padded.xml"
     machines_named(file, ["other", name])
-    with closing(open_virsh(file)) as virsh:
+    with closing(open_virsh(f"test://{file}")) as virsh:
         assert Machines(virsh).find(name).name == name

@@ -11,26 +11,14 @@ import pytest
 
 from mc.errors import Stopping
 from mc.machines import Machine, Machines
-from mc.virsh import DomainEvents, Virsh
+from mc.virsh import DomainEvents
 from mc.watch import Changed, Everything, Gone, News, Reach, Subscription, Watch
-from tests.hypervisor import hypervisor, uuid_of
+from tests.hypervisor import hypervisor, open_virsh, uuid_of
 from tests.lab import Laboratory, until
 
 PATIENCE = 30.0
 # Long enough for several readings, if there were any.
 A_WHILE = 1.5
-
-
-def open_virsh(uri: str, seconds: float = PATIENCE) -> Virsh:
-    return Virsh(
-        "virsh",
-        uri,
-        read_sessions=1,
-        action_sessions=1,
-        actions_at_once=1,
-        read_seconds=seconds,
-        action_seconds=PATIENCE,
-    )
 
 
 class Reader:
@@ -345,7 +333,7 @@ def test_thousand_machines(tmp_path: Path) -> None:
 def following(lab: Laboratory, binary: str = "virsh", seconds: float = PATIENCE) -> Iterator[Watch]:
     """A watch as the daemon has it; `binary` is that of the stream of events."""
     with ExitStack() as stack:
-        virsh = stack.enter_context(closing(open_virsh(lab.uri, seconds)))
+        virsh = stack.enter_context(closing(open_virsh(lab.uri, read=seconds)))
         watch = stack.enter_context(watching(Machines(virsh), followed=True))
         events = DomainEvents(binary, lab.uri, on_event=watch.heard, on_end=watch.stream_ended)
         events.start()
