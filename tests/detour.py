@@ -4,7 +4,6 @@ import re
 import socket
 from contextlib import suppress
 from threading import Event, Thread
-from types import TracebackType
 from typing import Self
 
 _PATIENCE = 60.0
@@ -58,12 +57,7 @@ class Detour:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closing.set()
         self.open.set()
         # Wakes the one who accepts.

@@ -4,7 +4,6 @@ import http.client
 import json
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from tests.daemon import Daemon
@@ -72,10 +71,5 @@ class EventSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

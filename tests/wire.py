@@ -1,27 +1,17 @@
 """HTTP at the level of bytes: requests that no client library would send, and what comes back."""
 
-import json
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from tests.daemon import Answer
 
 _PATIENCE = 60.0
 """Seconds in which something has to come; the socket's time-out is a test's failure."""
 
 
-@dataclass(frozen=True)
-class Response:
-    """A response as it came; header names are in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+class Response(Answer):
+    """An answer as it came."""
 
     @property
     def goes_on(self) -> bool:
@@ -104,10 +94,5 @@ class Wire:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
