@@ -129,6 +129,25 @@ def test_name_in_an_error_is_no_message_of_virsh(session: Session, name: str) ->
     assert is_in_step(session)
 
 
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        ("internal error: client socket is closed", True),
+        ("Cannot recv data: Connection reset by peer", True),
+        ("Cannot write data: Broken pipe", True),
+        ("End of file while reading data: Input/output error", True),
+        ("no valid connection", True),
+        ("Domain is already active", False),
+        ("failed to get domain 'no valid connection'", False),
+    ],
+)
+def test_loss_is_known_before_virsh_notices_it(session: Session, words: str, lost: bool) -> None:
+    with pytest.raises(ConnectionLost if lost else Refused) as caught:
+        run(session, "echo", "--err", words)
+    assert caught.value.words == words
+    assert session.usable is not lost
+
+
 def test_long_output_is_complete(tmp_path: Path) -> None:
     uri = hypervisor(tmp_path / "node.xml", [("long", "running")])
     text = "".join(f"{number} virsh # error: x ü\u2028\n" for number in range(10_000))

@@ -26,11 +26,20 @@ from mc.virsh.quoting import command_line, decode, encode
 _CHUNK = 1 << 16
 # A line must fit into an empty pipe (64 KiB), so that writing it never waits for virsh.
 _LONGEST_LINE = 1 << 15
-_LOST = b"error: Disconnected from "
+_DISCONNECTED = b"error: Disconnected from "
+# What a command says that the loss of its connection ends; virsh's notice may come after it.
+_LOST = (
+    _DISCONNECTED,
+    b"error: internal error: client socket is closed",
+    b"error: Cannot recv data: ",
+    b"error: Cannot write data: ",
+    b"error: End of file while reading data: ",
+    b"error: no valid connection",
+)
 _REGAINED = b"error: Reconnected to "
 _NOT_REGAINED = b"error: Failed to reconnect "
 # The last one is about the history that the environment denies to virsh.
-_NOTICES = (_LOST, _REGAINED, b"error: Failed to create '/dev/null/")
+_NOTICES = (_DISCONNECTED, _REGAINED, b"error: Failed to create '/dev/null/")
 _PROMPT = b"virsh # "
 
 
@@ -84,7 +93,7 @@ class Session:
         """
         if self.usable:
             err = _read(self._stderr)
-            self.usable = err is not None and not _last(_LOST, err)
+            self.usable = err is not None and not _last(_DISCONNECTED, err)
         return self.usable
 
     def run(self, arguments: Sequence[str], deadline: float) -> bytes:
@@ -150,7 +159,8 @@ class Session:
         virsh reconnects by itself before a command: a loss that was followed by a reconnection
         came before the command was sent to libvirt, one that was not came during it.
         """
-        if _last(_LOST, err):
+        lost = max(_last(words, err) for words in _LOST)
+        if lost:
             self.usable = False
         words = message(err)
         if not words:
@@ -158,7 +168,7 @@ class Session:
         if _last(_NOT_REGAINED, err):
             self.usable = False
             raise Unreachable(words)
-        if _last(_LOST, err) > _last(_REGAINED, err):
+        if lost > _last(_REGAINED, err):
             raise ConnectionLost(" ".join(arguments), words)
         raise Refused(" ".join(arguments), words)
 
@@ -198,12 +208,12 @@ def message(err: bytes) -> str:
     return ": ".join(decode(line.removeprefix(b"error:").strip()) for line in lines)
 
 
-def _last(notice: bytes, err: bytes) -> int:
-    """Where the last line that begins with a notice stands, counted from 1; 0 if there is none.
+def _last(words: bytes, err: bytes) -> int:
+    """Where the last line that begins with these words stands, counted from 1; 0 if none does.
 
     Elsewhere in a line it may be part of a machine's name.
     """
-    return (b"\n" + err).rfind(b"\n" + notice) + 1
+    return (b"\n" + err).rfind(b"\n" + words) + 1
 
 
 def _read(descriptor: int) -> bytes | None:
