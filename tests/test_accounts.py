@@ -4,8 +4,10 @@ import http.client
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,7 @@ import requests
 from requests.auth import HTTPDigestAuth
 
 from mc.users import add_user
+from mc.web.attempts import WAITING_AT_MOST, WAITING_OF_ONE, Attempts, TooManyAttempts
 from mc.web.controller import Controller
 from mc.web.routes import routes
 from tests.daemon import Answer, Daemon
@@ -248,6 +251,30 @@ def test_guessing_in_parallel_is_refused_and_others_are_let_in(daemon: Daemon) -
             assert client.get(url(daemon, STATUS), timeout=30).status_code == OK
         statuses = {one.result(60) for one in guesses}
     assert statuses == {UNAUTHORIZED, 429}
+
+
+def test_guess_that_finds_no_place_to_wait_is_the_last_for_a_while() -> None:
+    """Tried several times: on a loaded machine the while may be over before one looks."""
+    attempts = Attempts()
+    others = ["192.0.2.1"] * WAITING_OF_ONE + ["192.0.2.2"] * (WAITING_AT_MOST - WAITING_OF_ONE)
+
+    def is_refused() -> bool:
+        waiting = [executor.submit(attempts.punish, address) for address in others]
+        started = time.monotonic()
+        with suppress(TooManyAttempts):
+            while time.monotonic() - started < 30:
+                attempts.punish("192.0.2.3")
+        refused = []
+        for address in ("192.0.2.3", "192.0.2.4"):
+            try:
+                attempts.check(address)
+            except TooManyAttempts:
+                refused.append(address)
+        wait(waiting, 30)
+        return refused == ["192.0.2.3"]
+
+    with ThreadPoolExecutor(WAITING_AT_MOST) as executor:
+        assert any(is_refused() for _ in range(20))
 
 
 def test_accounts_are_read_again_and_nobody_gets_in_while_they_cannot_be(

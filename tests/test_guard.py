@@ -80,10 +80,18 @@ def test_request_line_that_is_no_uri_is_the_clients_fault(daemon: Daemon, uri: s
     assert head.split(b" ")[1] in (b"400", b"404", b"421")
 
 
+@pytest.mark.parametrize("header", ["Sec-Fetch-Site", "Origin", "Referer", "Sec-Purpose"])
+def test_second_header_does_not_overrule_the_first(daemon: Daemon, header: str) -> None:
+    twice = f"{header}: cross-site\r\n{header}: none\r\n"
+    head = raw(daemon, f"GET {OFF} HTTP/1.1\r\nHost: localhost\r\n{twice}\r\n").split(b"\r\n")[0]
+    assert head.split(b" ")[1] == b"400"
+
+
 def test_http_1_0_may_leave_the_host_out(daemon: Daemon) -> None:
     assert raw(daemon, f"GET {STATUS} HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
 FOREIGN = [
     {"Sec_Fetch_Site": "cross-site"},
     {"Sec_Fetch_Site": "same-site"},
@@ -103,6 +111,12 @@ FOREIGN = [
     {"Purpose": "prefetch"},
     {"Purpose": "Prefetch"},
     {"X_Moz": "prefetch"},
+    {"Sec_Purpose": "prerender"},
+    {"Purpose": "preview"},
+    {"X_Purpose": "preview"},
+    {"User_Agent": BROWSER, "Host": "0.0.0.0"},
+    {"User_Agent": BROWSER, "Host": "[::ffff:127.0.0.1]"},
+    {"User_Agent": BROWSER, "Host": f"{socket.gethostname()}:9001"},
 ]
 
 
@@ -132,6 +146,12 @@ def test_what_a_person_causes_acts(daemon: Daemon) -> None:
         {"Origin": "http://localhost", "Host": "localhost:80"},
         {"Origin": "https://localhost", "Host": "localhost:443"},
         {"Origin": "https://lab", "Host": "lab"},
+        {"User_Agent": BROWSER},
+        {"User_Agent": BROWSER, "Host": "localhost.:9001"},
+        {"User_Agent": BROWSER, "Host": "[::1]"},
+        {"User_Agent": BROWSER, "Host": "lab.example.org"},
+        {"User_Agent": BROWSER, "Host": "0.0.0.0", "Referer": "http://0.0.0.0/"},
+        {"User_Agent": "curl/8", "Host": socket.gethostname()},
     ):
         assert get(daemon, OFF, **headers).status == OK
 

@@ -1,5 +1,6 @@
 """HTTPS: who gets in by what, which versions, and what is no TLS at all."""
 
+import base64
 import http.client
 import json
 import socket
@@ -159,3 +160,25 @@ def test_bad_certificate_is_refused_at_the_start(folder: Path, cert: str, key: s
     assert line.startswith("libvirt_mc: ")
     assert str(folder / cert) in line
     assert "Traceback" not in done.stderr
+
+
+def test_answers_that_are_read_late_come_whole(daemon: Daemon, folder: Path) -> None:
+    context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    request = (
+        b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n"
+        b"Authorization: Basic %s\r\n\r\n" % base64.b64encode(b"admin:secret")
+    )
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(60)
+        plain.connect(("127.0.0.1", daemon.port))
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            for _ in range(80):
+                client.sendall(request)
+            # The last one is answered when the client has taken what the system cannot hold.
+            client.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            received = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    first, *others = received.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert json.loads(first.partition(b"\r\n\r\n")[2])["openapi"]
+    bodies = [one.partition(b"\r\n\r\n")[2] for one in (first, *others)]
+    assert bodies == [bodies[0]] * 81

@@ -27,13 +27,15 @@ class _Source:
     wrong: int = 0
     waiting: int = 0
     last: float = 0.0
+    deaf_until: float = 0.0
 
 
 class Attempts:
     """Delays answers to wrong passwords, of 0.1 s for the first to 2 s, by address.
 
-    Right ones are not delayed. While as many answers wait as may, the passwords of an address to
-    which one of them goes are not looked at: else it could guess in parallel.
+    Right ones are not delayed. While as many answers of an address wait as may, its passwords are
+    not looked at: else it could guess in parallel. Where all places to wait are taken, the answer
+    to a wrong one comes at once, but for the delay nobody looks at the next.
     """
 
     def __init__(self) -> None:
@@ -50,12 +52,12 @@ class Attempts:
         """Raises `TooManyAttempts` if this address is not to be listened to now."""
         with self._lock:
             source = self._sources.get(_network(address))
-            if source and (source.waiting >= WAITING_OF_ONE or self._no_place_for(source)):
+            if source and (source.waiting >= WAITING_OF_ONE or self._is_deaf_to(source)):
                 raise TooManyAttempts
 
-    def _no_place_for(self, source: _Source) -> bool:
-        """Whether others have taken all places; who has none waiting is not to suffer for them."""
-        return source.waiting > 0 and self._waiting >= WAITING_AT_MOST
+    def _is_deaf_to(self, source: _Source) -> bool:
+        full = source.waiting > 0 and self._waiting >= WAITING_AT_MOST
+        return full or time.monotonic() < source.deaf_until
 
     def punish(self, address: str) -> None:
         """Wait for as long as the wrong passwords of this address so far make it.
@@ -71,9 +73,10 @@ class Attempts:
         """A place to wait in, and for how long."""
         with self._lock:
             source = self._noted(network)
-            if source.waiting >= WAITING_OF_ONE or self._waiting >= WAITING_AT_MOST:
-                raise TooManyAttempts
             delay = min(_FIRST_DELAY * 2 ** min(source.wrong - 1, 10), _LONGEST_DELAY)
+            if source.waiting >= WAITING_OF_ONE or self._waiting >= WAITING_AT_MOST:
+                source.deaf_until = time.monotonic() + delay
+                raise TooManyAttempts
             source.waiting += 1
             self._waiting += 1
         try:

@@ -14,7 +14,10 @@ from mc.web.problems import Problem
 _LONGEST_NAME = 255
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # How browsers and their helpers say that nobody has asked yet.
-_PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Moz")
+_PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+_PREFETCHES = ("prefetch", "prerender", "preview")
+# What the User-Agent of every browser begins with.
+_BROWSER = "Mozilla/"
 
 
 class Guard:
@@ -26,8 +29,9 @@ class Guard:
 
     def __init__(self, names: Iterable[str], accounts: Accounts | None) -> None:
         self._accounts = accounts
-        own = {"localhost", socket.gethostname(), socket.getfqdn()}
-        self._names = {name.lower().rstrip(".") for name in own | set(names)}
+        self._given_names = {name.lower().rstrip(".") for name in names}
+        own = ("localhost", socket.gethostname(), socket.getfqdn())
+        self._names = self._given_names | {name.lower().rstrip(".") for name in own}
 
     def admit(self, request: Any, *, public: bool) -> None:
         """421 for a host that is not this one, 401 for who is no user, unless it is `public`."""
@@ -43,12 +47,17 @@ class Guard:
         if self._accounts and not self._accounts.may_act(request.login):
             raise Problem(HTTPStatus.FORBIDDEN, f"{request.login} may only read")
         for header in _PREFETCH_HEADERS:
-            if "prefetch" in request.headers.get(header, "").lower():
+            purpose = request.headers.get(header, "").lower()
+            if any(prefetch in purpose for prefetch in _PREFETCHES):
                 raise Problem(HTTPStatus.FORBIDDEN, "a prefetch must not act")
         site = request.headers.get("Sec-Fetch-Site", "none")
         if site not in ("none", "same-origin"):
             raise Problem(HTTPStatus.FORBIDDEN, f"a {site} page must not act here")
-        # Browsers send Sec-Fetch-Site over TLS and to the loopback only.
+        if self._is_silent_browser(request):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "by this name of the host a browser does not say which page asks: use localhost",
+            )
         for header in ("Origin", "Referer"):
             address = request.headers.get(header)
             if address and not _same_host(address, request.headers.get("Host", "")):
@@ -56,6 +65,23 @@ class Guard:
                     HTTPStatus.FORBIDDEN,
                     f"a page of another host must not act here: {address[:_LONGEST_NAME]}",
                 )
+
+    def _is_silent_browser(self, request: Any) -> bool:
+        """Whether a browser on this host says nothing of the page that asks.
+
+        Browsers send Sec-Fetch-Site over TLS, and to what is the loopback by its look. That
+        0.0.0.0 or this host's name leads there as well, they do not know, and the page may have
+        them send neither Origin nor Referer. From another host a typed URL looks the same.
+        """
+        headers = request.headers
+        if request.scheme == "https" or not headers.get("User-Agent", "").startswith(_BROWSER):
+            return False
+        if any(header in headers for header in ("Sec-Fetch-Site", "Origin", "Referer")):
+            return False
+        host = _host_and_port(headers.get("Host", ""), "http")[0].rstrip(".")
+        known = host in ("localhost", "::1", *self._given_names) or host.startswith("127.")
+        client = request.remote.ip.removeprefix("::ffff:")
+        return not known and (client == "::1" or client.startswith("127."))
 
     def _check_host(self, request: Any) -> None:
         """A name that a foreign page has made to point here must not make it one of ours.

@@ -16,8 +16,11 @@ _REQUEST_LINE = re.compile(rb"[^\x00-\x1f\x7f]+")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00\r\n]*)")
 # RFC 9112, section 2.2: an empty line before a request means nothing; many mean no good.
 _MOST_EMPTY_LINES = 8
-# What may stand once only, or tells who is called.
-_SINGLE = (b"host", b"content-length", b"authorization", b"origin")
+# What may stand once only, or tells who is called, and by whom.
+_SINGLE = frozenset(
+    b"host content-length authorization origin referer sec-fetch-site sec-purpose purpose x-purpose"
+    b" x-moz".split()
+)
 
 
 class Incoming:

@@ -5,8 +5,8 @@ import logging
 import select
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +42,15 @@ class Request(_cpwsgi_server.CPWSGIHTTPRequest):  # type: ignore[misc]
 
     header_reader = Headers()
 
-    def send_headers(self) -> None:
-        """With the first part of the body, if there is one: a packet less."""
-        with self.conn.wfile.held():
-            super().send_headers()
+    def write(self, chunk: bytes) -> None:
+        """An answer without a length goes on, and each part of it waits for the client here."""
+        super().write(chunk)
+        if all(name.lower() != b"content-length" for name, _ in self.outheaders):
+            self.conn.wfile.finish(self.server.timeout)
 
     def respond(self) -> None:
         super().respond()
-        self.conn.wfile.flush()
+        self.conn.wfile.send()
 
     def parse_request(self) -> None:
         try:
@@ -67,29 +68,40 @@ class Request(_cpwsgi_server.CPWSGIHTTPRequest):  # type: ignore[misc]
 
 
 class Writer:
-    """Sends all that is written to it; raises OSError if that takes the socket's time-out."""
+    """Keeps what is written to it until the client takes it: sending waits for nobody."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._kept = b""
-        self._holding = False
 
     def write(self, data: bytes) -> None:
         self._kept += data
-        if not self._holding:
-            self.flush()
 
-    def flush(self) -> None:
-        data, self._kept = self._kept, b""
-        if data:
-            self._socket.sendall(data)
+    @property
+    def unsent(self) -> int:
+        """How many bytes are still kept."""
+        return len(self._kept)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """What is written meanwhile goes out with what is written next."""
-        self._holding = True
-        yield
-        self._holding = False
+    def send(self) -> bool:
+        """Send what the system takes at once; whether that is all. Raises OSError."""
+        while self._kept:
+            try:
+                sent = self._socket.send(self._kept)
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return False
+            self._kept = self._kept[sent:]
+        return True
+
+    def finish(self, seconds: float) -> None:
+        """Send all. Raises TimeoutError if that takes longer, or OSError."""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        while not self.send():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not poll.poll(remaining * 1000):
+                # The words by which cheroot knows that it is not to log this.
+                raise TimeoutError("timed out")
 
 
 class Connection(HTTPConnection):
@@ -98,6 +110,9 @@ class Connection(HTTPConnection):
     deadline: time of the monotonic clock until which the reception waits for it.
     waiting: whether the reception waits for the client.
     draining: whether all has been answered, so that what comes is of no interest.
+
+    A worker never waits for a client that does not read: what the system does not take of an
+    answer at once, the reception sends, and takes no request meanwhile.
     """
 
     RequestHandlerClass = Request
@@ -116,6 +131,7 @@ class Connection(HTTPConnection):
         self.deadline = 0.0
         self.waiting = False
         self.draining = False
+        self._said_all = False
         self._shaking_hands = isinstance(connection, ssl.SSLSocket)
 
     def advance(self) -> int:
@@ -126,7 +142,10 @@ class Connection(HTTPConnection):
         try:
             if self._shaking_hands:
                 self._shake_hands()
+            if not self.wfile.send():
+                return select.EPOLLOUT
             if self.draining:
+                self._part()
                 self._receive()
                 return select.EPOLLIN
             return self._gather()
@@ -148,6 +167,16 @@ class Connection(HTTPConnection):
         self._shaking_hands = False
         self.ssl_env = self.server.ssl_adapter.get_environ(self.socket)
 
+    def _part(self) -> None:
+        """Tell the client, once, that nothing more will come."""
+        if self._said_all:
+            return
+        if isinstance(self.socket, ssl.SSLSocket):
+            with suppress(ssl.SSLWantReadError, ValueError):
+                self.socket.unwrap()
+        self.socket.shutdown(socket.SHUT_WR)
+        self._said_all = True
+
     def _gather(self) -> int:
         while (request := self.incoming.take()) is None:
             if self.incoming.expects_continue:
@@ -165,12 +194,13 @@ class Connection(HTTPConnection):
 
     @property
     def in_the_middle(self) -> bool:
-        """Whether a part of a request has come."""
-        return self.incoming.started and not self.draining
+        """Whether a part of a request has come, and the one before has been answered."""
+        return self.incoming.started and not self.draining and not self.wfile.unsent
 
-    def more_is_here(self) -> bool:
-        """Whether bytes have been received that no event will announce."""
-        return self.incoming.started or isinstance(self.socket, ssl.SSLSocket)
+    def more_to_do(self) -> bool:
+        """Whether something is here to be sent, or has been received that no event announces."""
+        tls = isinstance(self.socket, ssl.SSLSocket)
+        return bool(self.wfile.unsent) or self.incoming.started or tls
 
     def refuse(self, problem: Problem) -> None:
         """Send an error to a client that may not wait for it."""

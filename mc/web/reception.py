@@ -2,7 +2,7 @@
 
 cheroot gives each new connection to a worker, which waits for the client's next byte; some dozen
 slow clients would keep all of them. Here one thread receives for all connections without blocking,
-the TLS handshakes included.
+the TLS handshakes included, and sends what clients are slow to take.
 """
 
 import logging
@@ -28,14 +28,16 @@ log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 1.0
 # What a client gets to read the last answer: a socket closed earlier may take it back.
 _PARTING_SECONDS = 2.0
+# How many bytes of answers may wait for clients to take them.
+_UNSENT_AT_MOST = 1 << 26
 
 
 class Reception:
     """Takes the place of cheroot's ConnectionManager, and has its methods.
 
-    A client gets the server's `timeout` for a request, from its first byte to its last, and as
-    long again between two. Beyond `most` connections the one that is nearest to its end makes
-    room.
+    A client gets the server's `timeout` for a request, from its first byte to its last, as long to
+    take the answer, and as long again between two. Beyond `most` connections the one that is
+    nearest to its end makes room.
     """
 
     can_add_keepalive_connection = True
@@ -45,6 +47,8 @@ class Reception:
         self._most = most
         self._listener: socket.socket = server.socket
         self._listener.setblocking(False)
+        # cheroot does not for port 0; connections that outlive the daemon would keep its port.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._connections: dict[int, Connection] = {}
         self._wake = os.eventfd(0)
         self._epoll = select.epoll()
@@ -85,9 +89,8 @@ class Reception:
 
     def put(self, connection: Connection) -> None:
         """Wait for the next request of a connection that a worker has answered."""
-        connection.socket.setblocking(False)
         connection.deadline = time.monotonic() + self.server.timeout
-        if connection.more_is_here():
+        if connection.more_to_do():
             self._attend(connection)
         else:
             self._wait(connection, select.EPOLLIN)
@@ -95,19 +98,13 @@ class Reception:
     def part_with(self, connection: Connection) -> None:
         """Close a connection as soon as its client has read the last answer."""
         if self._stopping:
+            with suppress(OSError):
+                connection.wfile.finish(_PARTING_SECONDS)
             self._forget(connection)
             return
         connection.draining = True
-        connection.deadline = time.monotonic() + _PARTING_SECONDS
-        try:
-            connection.socket.setblocking(False)
-            if isinstance(connection.socket, ssl.SSLSocket):
-                with suppress(ssl.SSLWantReadError):
-                    connection.socket.unwrap()
-            connection.socket.shutdown(socket.SHUT_WR)
-        except (OSError, ValueError):
-            self._forget(connection)
-            return
+        seconds = self.server.timeout if connection.wfile.unsent else _PARTING_SECONDS
+        connection.deadline = time.monotonic() + seconds
         self._attend(connection)
 
     def _accept(self) -> None:
@@ -165,7 +162,6 @@ class Reception:
             self._forget(connection)
         else:
             if not event:
-                connection.socket.settimeout(self.server.timeout)
                 self.server.process_conn(connection)
                 return
             if connection.in_the_middle and was_idle:
@@ -207,6 +203,18 @@ class Reception:
                 problem = Problem(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
                 self._refuse(connection, problem)
             else:
+                self._forget(connection)
+        self._bound_unsent()
+
+    def _bound_unsent(self) -> None:
+        """Give up those who take longest, if too much waits for clients that do not read."""
+        waiting = [one for one in list(self._connections.values()) if one.waiting]
+        waiting.sort(key=lambda one: one.deadline, reverse=True)
+        unsent = sum(one.wfile.unsent for one in waiting)
+        while unsent > _UNSENT_AT_MOST:
+            connection = waiting.pop()
+            unsent -= connection.wfile.unsent
+            if connection.wfile.unsent:
                 self._forget(connection)
 
 
