@@ -258,8 +258,9 @@ def test_tls_and_odd_names(users: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "info", [None, "", "http://:9001", "https://:9001/?machine=vm1", ":9001", "host:9001",
-             "https://host.lan/", "?machine=my%20vm", "http://[::1]:9001", "?ca=/x&machine=vm"],
+    "info", [None, "", "http://:9001", "https://:9001/?machine=vm1", "https://:9443", "http://:",
+             "https://host.lan/", "?machine=my%20vm", "http://[::1]:9001", "?ca=/x&machine=vm",
+             "https://", " HTTPS://host:9443?machine=a+b@c\n"],
 )  # fmt: skip
 def test_bmc_info_that_can_be_understood(info: str | None) -> None:
     assert driver().validate_bmc_info(info) is True
@@ -267,11 +268,22 @@ def test_bmc_info_that_can_be_understood(info: str | None) -> None:
 
 @pytest.mark.parametrize(
     "info", ["ftp://host", "http://:99999", "http://:x", "http://user:secret@host", "?vm=x",
-             "?machine=", "?machine=a&machine=b", "http://host/service", "#x", "http://[::1", "?x"],
+             "?machine=", "?machine=a&machine=b", "http://host/service", "#x", "http://[::1", "?x",
+             "vm1", "9443", ":9443", "host:9443", "//host", "http:/host", "https:9443", "http://:0",
+             "https://:0/", "machine=vm1", "https://h\nx", "http://no host", "?machine=my vm"],
 )  # fmt: skip
 def test_bmc_info_that_cannot(info: str) -> None:
     with pytest.raises(BMCError, match="BMC info"):
         driver().validate_bmc_info(info)
+
+
+@pytest.mark.parametrize(
+    "info", ["http://a:secret@host", "a:secret@host", "http://a:secret /@host"]
+)
+def test_password_in_bmc_info_is_not_repeated(info: str) -> None:
+    with pytest.raises(BMCError, match="the BMC has the user name and the password") as raised:
+        driver().validate_bmc_info(info)
+    assert "secret" not in str(raised.value)
 
 
 def test_open_controller_by_the_new_driver(open_daemon: Daemon, machine: Machine) -> None:
