@@ -13,7 +13,7 @@ from tests.certificate import certificate
 from tests.daemon import PROGRAM, Daemon
 from tests.hypervisor import hypervisor
 from tests.lab import Cdrom, Laboratory, Machine, Nic, until
-from tests.provisioner import Bmc, BMCError, DriverOf2018, Provisioned, driver
+from tests.provisioner import Bmc, BMCError, DriverOf2018, Provisioned, driver, other_service
 
 SECRET = 'p: ä"ss'  # noqa: S105
 
@@ -188,6 +188,55 @@ def test_controller_that_is_away() -> None:
         one.bmc.type_inst.get_power(one)
 
 
+@pytest.mark.parametrize(
+    "body", ["{}", "[]", "null", '"x"', "<html>", "", '{"power": "unknown", "changed": 2}',
+             '{"power": null, "changed": null}', '{"power": [], "changed": []}', "[" * 99999],
+)  # fmt: skip
+def test_answers_of_another_service_are_no_success(body: str) -> None:
+    with other_service(200, body) as port:
+        one = provisioned("vm", port)
+        for verb in ("reboot", "pxe_reboot", "on", "cycle"):
+            with pytest.raises(BMCError, match="vm: the answer is not the controller's"):
+                one.verbs[verb]()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [('{"detail": "made up"}', "made up"), *(
+        (body, "HTTP status 409 Conflict")
+        for body in ('{"detail": null}', '{"detail": ""}', "{}", "[1]", "<html>", "[" * 99999)
+    )],
+)  # fmt: skip
+def test_errors_of_another_service(body: str, said: str) -> None:
+    with other_service(409, body) as port, pytest.raises(BMCError) as raised:
+        provisioned("vm", port).verbs["on"]()
+    assert str(raised.value) == f"vm: {said}"
+
+
+@pytest.mark.parametrize("demand", ['realm="x"', 'nonce="x"', 'realm="x", nonce'])
+def test_malformed_demand_for_a_password(demand: str) -> None:
+    with other_service(401, "", WWW_Authenticate=f"Digest {demand}") as port:
+        one = provisioned("vm", port)
+        with pytest.raises(BMCError, match="vm: the password is not asked for") as raised:
+            one.verbs["on"]()
+    assert raised.value.__cause__
+
+
+@pytest.mark.parametrize("ip", ["a..b", "x" * 64 + ".y", "", None, "a b", "[", "ü\0"])
+def test_bmc_address_that_is_none(ip: str | None) -> None:
+    one = Provisioned("vm", Bmc(driver(), ip))  # type: ignore[arg-type]
+    with pytest.raises(BMCError, match=r"cannot be asked|the BMC has no IP address"):
+        one.verbs["on"]()
+
+
+def test_user_name_that_no_header_can_carry() -> None:
+    with other_service(401, "", WWW_Authenticate='Digest realm="x", nonce="x"') as port:
+        one = provisioned("vm", port)
+        one.bmc.username = "€"
+        with pytest.raises(BMCError, match="vm: the controller cannot be asked"):
+            one.verbs["on"]()
+
+
 ODD = "a/b?c#d%20é 'x\""
 
 
@@ -209,8 +258,9 @@ def test_tls_and_odd_names(users: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "info", [None, "", "http://:9001", "https://:9001/?machine=vm1", ":9001", "host:9001",
-             "https://host.lan/", "?machine=my%20vm", "http://[::1]:9001", "?ca=/x&machine=vm"],
+    "info", [None, "", "http://:9001", "https://:9001/?machine=vm1", "https://:9443", "http://:",
+             "https://host.lan/", "?machine=my%20vm", "http://[::1]:9001", "?ca=/x&machine=vm",
+             "https://", " HTTPS://host:9443?machine=a+b@c\n"],
 )  # fmt: skip
 def test_bmc_info_that_can_be_understood(info: str | None) -> None:
     assert driver().validate_bmc_info(info) is True
@@ -218,11 +268,22 @@ def test_bmc_info_that_can_be_understood(info: str | None) -> None:
 
 @pytest.mark.parametrize(
     "info", ["ftp://host", "http://:99999", "http://:x", "http://user:secret@host", "?vm=x",
-             "?machine=", "?machine=a&machine=b", "http://host/service", "#x", "http://[::1", "?x"],
+             "?machine=", "?machine=a&machine=b", "http://host/service", "#x", "http://[::1", "?x",
+             "vm1", "9443", ":9443", "host:9443", "//host", "http:/host", "https:9443", "http://:0",
+             "https://:0/", "machine=vm1", "https://h\nx", "http://no host", "?machine=my vm"],
 )  # fmt: skip
 def test_bmc_info_that_cannot(info: str) -> None:
     with pytest.raises(BMCError, match="BMC info"):
         driver().validate_bmc_info(info)
+
+
+@pytest.mark.parametrize(
+    "info", ["http://a:secret@host", "a:secret@host", "http://a:secret /@host"]
+)
+def test_password_in_bmc_info_is_not_repeated(info: str) -> None:
+    with pytest.raises(BMCError, match="the BMC has the user name and the password") as raised:
+        driver().validate_bmc_info(info)
+    assert "secret" not in str(raised.value)
 
 
 def test_open_controller_by_the_new_driver(open_daemon: Daemon, machine: Machine) -> None:

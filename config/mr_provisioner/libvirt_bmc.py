@@ -11,16 +11,20 @@ of the controller, or empty if the controller has none. What a machine's "BMC in
     https://host.lan:9001/?machine=vm1  another host than the BMC's IP, as its certificate wants
     https://:9001/?ca=/etc/ssl/lab.pem  the certificates to trust, in a file on this host
 
+Anything else is refused: a bare `vm1` or `9443` might be meant as one thing and taken for another.
+
 Without `ca`, certificates are checked against those that `requests` trusts, or those in the file
 that the environment variable REQUESTS_CA_BUNDLE names. They are always checked.
 """
 
+import re
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 from mr_provisioner.bmc_types import BMCError, BMCType, register_bmc_type
 
+BMC_INFO = re.compile(r"(https?://[^/?#\s]*/?)?(\?[^#\s]*)?", re.IGNORECASE)
 PORT = 9001
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 90
@@ -38,6 +42,9 @@ VERBS = {
 }
 RESTARTS = ("cycle", "reset")
 
+ANSWERS = {"power": ("on", "off"), "changed": (True, False)}
+"""What the controller's answers have, and what it may be; `changed` is in those to all actions."""
+
 
 class Place:
     """Where a machine is controlled, from the BMC's IP address and the machine's BMC info."""
@@ -45,10 +52,17 @@ class Place:
     def __init__(self, ip: str, name: str, info: str) -> None:
         """Raises BMCError if the info cannot be understood."""
         info = info.strip()
+        # First of all, since the other complaints repeat the info.
+        if "@" in info.partition("?")[0]:
+            raise BMCError("BMC info: the BMC has the user name and the password, not the machine")
+        if not BMC_INFO.fullmatch(info):
+            raise BMCError(
+                f"BMC info {info!r}: it begins with http://, https:// or ?, and has no path, blank"
+                f" or #, such as https://:{PORT}/?machine=my%20vm"
+            )
         try:
-            # A port without a scheme would be taken for a path.
-            parts = urlsplit(info if "//" in info or info[:1] in ("", "?") else "//" + info)
-            port = parts.port or PORT
+            parts = urlsplit(info)
+            port = PORT if parts.port is None else parts.port
             query = parse_qs(
                 # A plus sign is one: names may have it.
                 parts.query.replace("+", "%2B"),
@@ -58,20 +72,14 @@ class Place:
             )
         except ValueError as error:
             raise BMCError(f"BMC info {info!r}: {error}") from error
-        if parts.hostname in ("http", "https"):
-            raise BMCError(f"BMC info {info!r}: the scheme is followed by //")
-        if parts.scheme not in ("", "http", "https"):
-            raise BMCError(f"BMC info {info!r}: http and https are known, not {parts.scheme!r}")
-        if parts.path not in ("", "/") or parts.fragment:
-            raise BMCError(
-                f"BMC info {info!r}: no path is needed; it is https://:{PORT}/?machine=vm1"
-            )
-        if parts.username is not None:
-            raise BMCError("BMC info: the BMC has the user name and the password, not the machine")
+        if not port:
+            raise BMCError(f"BMC info {info!r}: no machine is controlled at port 0")
         for key, values in query.items():
             if key not in ("machine", "ca") or len(values) > 1 or not values[0]:
                 raise BMCError(f"BMC info {info!r}: there are machine=NAME and ca=FILE, once each")
         host = parts.hostname or ip
+        if not host:
+            raise BMCError(f"BMC info {info!r}: a host is needed, as the BMC has no IP address")
         host = f"[{host}]" if ":" in host else host
         machine = query.get("machine", [name])[0]
         scheme = parts.scheme or "http"
@@ -96,7 +104,7 @@ class LibvirtBMC(BMCType):  # type: ignore[misc]
         if bootdev not in BOOT_DEVICES:
             raise BMCError(f"there is no boot device {bootdev!r}: {', '.join(BOOT_DEVICES)}")
         body = {"device": BOOT_DEVICES[bootdev], "once": bootdev != "none"}
-        self._call(machine, "PUT", "boot", json=body)
+        self._call(machine, "PUT", "boot", "changed", json=body)
 
     def set_power(self, machine: Any, power_state: str) -> None:
         """`off` cuts the power, `soft` asks the guest; one that is off is started by a restart."""
@@ -105,11 +113,11 @@ class LibvirtBMC(BMCType):  # type: ignore[misc]
         verb = VERBS[power_state]
         if power_state in RESTARTS and self.get_power(machine) == "off":
             verb = "power_on"
-        self._call(machine, "POST", f"state_controller/{verb}")
+        self._call(machine, "POST", f"state_controller/{verb}", "changed")
 
     def get_power(self, machine: Any) -> str:
         """`on` or `off`."""
-        power: str = self._call(machine, "GET", "state_controller/status")["power"]
+        power: str = self._call(machine, "GET", "state_controller/status", "power")
         return power
 
     def deactivate_sol(self, machine: Any) -> None:
@@ -118,39 +126,74 @@ class LibvirtBMC(BMCType):  # type: ignore[misc]
     def get_sol_command(self, machine: Any) -> Any:
         raise BMCError("libvirt_http_mc has no serial console")
 
-    def _call(self, machine: Any, method: str, path: str, json: Any = None) -> Any:
-        """The controller's answer. Raises BMCError, with its own sentence, for anything but 200."""
-        bmc = machine.bmc
-        place = Place(bmc.ip, machine.name, machine.bmc_info or "")
-        account = None
-        if bmc.username:
-            account = requests.auth.HTTPDigestAuth(bmc.username, bmc.password or "")
-        try:
-            answer = requests.request(
-                method,
-                f"{place.url}/{path}",
-                json=json,
-                auth=account,
-                verify=place.trusted or True,
-                allow_redirects=False,
-                timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
-            )
-        except (requests.RequestException, OSError) as error:
-            raise BMCError(f"{machine.name}: the controller cannot be reached: {error}") from error
+    def _call(self, machine: Any, method: str, path: str, member: str, json: Any = None) -> Any:
+        """A member of the controller's answer. Raises BMCError, with its own sentence."""
+        answer = _ask(machine, method, path, json)
         if answer.status_code != requests.codes.ok:
             raise BMCError(f"{machine.name}: {_sentence(answer)}")
         try:
-            return answer.json()
+            return _member(answer, member)
         except ValueError as error:
-            raise BMCError(f"{machine.name}: the answer is not the controller's") from error
+            raise BMCError(
+                f"{machine.name}: the answer is not the controller's: {error}"
+            ) from error
+
+
+def _ask(machine: Any, method: str, path: str, json: Any) -> requests.Response:
+    """Whatever is answered. Raises BMCError where nothing is."""
+    bmc = machine.bmc
+    place = Place(bmc.ip, machine.name, machine.bmc_info or "")
+    account = None
+    if bmc.username:
+        account = requests.auth.HTTPDigestAuth(bmc.username, bmc.password or "")
+    try:
+        return requests.request(
+            method,
+            f"{place.url}/{path}",
+            json=json,
+            auth=account,
+            verify=place.trusted or True,
+            allow_redirects=False,
+            timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+        )
+    except ValueError as error:
+        # A host that cannot be one, or a user name that no header can carry.
+        raise BMCError(f"{machine.name}: the controller cannot be asked: {error}") from error
+    except OSError as error:
+        raise BMCError(f"{machine.name}: the controller cannot be reached: {error}") from error
+    except (KeyError, AttributeError) as error:
+        # requests takes it for granted that a demand for a digest has a realm and a nonce.
+        raise BMCError(f"{machine.name}: the password is not asked for as it must be") from error
+
+
+def _member(answer: requests.Response, name: str) -> Any:
+    """One of `ANSWERS`. Raises ValueError where something else has answered."""
+    value = _told(answer).get(name)
+    if value not in ANSWERS[name]:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _sentence(answer: requests.Response) -> str:
     """The controller's own words (RFC 9457), or the status where something else has answered."""
     try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP status {answer.status_code} {answer.reason}"
+        detail = _told(answer).get("detail")
+    except ValueError:
+        detail = None
+    if isinstance(detail, str) and detail:
+        return detail
+    return f"HTTP status {answer.status_code} {answer.reason}"
+
+
+def _told(answer: requests.Response) -> dict[str, Any]:
+    """The JSON object that it is. Raises ValueError if it is none."""
+    try:
+        told = answer.json()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(told, dict):
+        raise ValueError("it is no JSON object")
+    return told
 
 
 register_bmc_type(LibvirtBMC)

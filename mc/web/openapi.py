@@ -160,10 +160,7 @@ def _operation(route: Route, method: str, schemas: _Schemas, authentication: Seq
     if method != "HEAD":
         answer["content"] = _content(declared, schemas)
     told["responses"] = {"200": answer} | {
-        # What answers HEAD has no content.
-        str(status.value): {"description": _ERRORS[status]}
-        if method == "HEAD"
-        else _reference(status)
+        str(status.value): _bare_problem(status) if method == "HEAD" else _reference(status)
         for status in sorted(_errors(declared, authentication))
     }
     return told
@@ -205,7 +202,8 @@ def _body(parameters: Sequence[Parameter]) -> Json:
         "additionalProperties": False,
     }
     return {
-        "description": "Each parameter may stand in the query instead.",
+        # No parameters in the query are told of: OpenAPI cannot say "here or there, but not both".
+        "description": "Each parameter may stand in the query instead; 400 if it stands in both.",
         "requestBody": {
             "required": bool(needed),
             "content": {"application/json": {"schema": schema}},
@@ -237,10 +235,13 @@ def _reference(status: HTTPStatus) -> Json:
 
 
 def _problem(status: HTTPStatus, schemas: _Schemas) -> Json:
-    told: Json = {
-        "description": _ERRORS[status],
-        "content": {"application/problem+json": {"schema": schemas.refer(PROBLEM)}},
-    }
+    content = {"application/problem+json": {"schema": schemas.refer(PROBLEM)}}
+    return _bare_problem(status) | {"content": content}
+
+
+def _bare_problem(status: HTTPStatus) -> Json:
+    """A problem without content, as HEAD gets it."""
+    told: Json = {"description": _ERRORS[status]}
     if status in _HEADERS:
         told["headers"] = {_HEADERS[status]: {"schema": {"type": "string"}}}
     return told
