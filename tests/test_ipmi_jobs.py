@@ -52,36 +52,93 @@ def test_what_comes_after_an_answer_is_a_new_action(folder: Path, daemon: Daemon
     assert count(daemon, "reset") == 3
 
 
+class Port:
+    """A machine's port, from which nobody reads: while a program runs, nor does ipmi_sim."""
+
+    def __init__(self, folder: Path, bound: socket.socket) -> None:
+        self._folder = folder
+        self._bound = bound
+        self._bound.bind(("127.0.0.1", ports_of(folder)[UUID]))
+
+    def send(self, number: int, payload: int = 0xC0) -> None:
+        """A message of a session, or one that opens a session."""
+        head = bytes([6, 0, 0xFF, 7, 6, payload]) + number.to_bytes(8, "big")
+        self._bound.sendto(head + b"secret", self._bound.getsockname())
+
+    def read(self) -> None:
+        self._bound.recv(100)
+
+    def start(self, *request: str) -> None:
+        """The program, which gets the port as from ipmi_sim; until what it does is done."""
+        command = [sys.executable, "-E", "-s", "-S", str(PROGRAM), f"{self._folder}/settings.json"]
+        descriptor = self._bound.fileno()
+        subprocess.run(
+            [*command, UUID, *request], check=True, timeout=PATIENCE, pass_fds=[descriptor]
+        )
+        until(lambda: idle(self._folder), PATIENCE, "end of the job")
+
+    def reset(self) -> None:
+        self.start("set", "reset", "1")
+
+
 @pytest.fixture
-def port(folder: Path, daemon: Daemon) -> Iterator[socket.socket]:
-    """A machine's, with a repetition, which nobody reads: neither does a waiting ipmi_sim."""
-    with free_ports() as first_port, socket.socket(type=socket.SOCK_DGRAM) as port:
+def port(folder: Path, daemon: Daemon) -> Iterator[Port]:
+    with free_ports() as first_port, socket.socket(type=socket.SOCK_DGRAM) as bound:
         configured(folder, daemon.port, f"--first-port={first_port}")
-        port.bind(("127.0.0.1", ports_of(folder)[UUID]))
-        port.sendto(b"again", port.getsockname())
-        yield port
+        yield Port(folder, bound)
 
 
-def test_what_waited_when_an_answer_was_given_is_a_repetition(
-    folder: Path, daemon: Daemon, port: socket.socket
-) -> None:
-    for _ in range(3):
-        do(folder, "set", "reset", "1")
+SESSION = 1 << 32
+
+
+def test_what_waited_when_an_answer_was_given_is_a_repetition(port: Port, daemon: Daemon) -> None:
+    port.send(SESSION + 1)
+    port.send(SESSION + 2)
+    port.reset()
+    for _ in range(2):
+        port.read()
+        port.reset()
     assert count(daemon, "reset") == 1
-    assert port.recv(100) == b"again"
-    do(folder, "set", "reset", "1")
-    do(folder, "set", "reset", "1")
+    port.reset()
+    port.reset()
+    assert count(daemon, "reset") == 3
+
+
+def test_question_of_another_client_does_not_hide_a_repetition(port: Port, daemon: Daemon) -> None:
+    port.send(2 * SESSION + 1)
+    port.send(SESSION + 1)
+    port.reset()
+    port.read()
+    port.start("get", "power")
+    port.read()
+    port.reset()
+    assert count(daemon, "reset") == 1
+
+
+def test_what_is_read_after_the_last_repetition_is_a_new_action(port: Port, daemon: Daemon) -> None:
+    port.send(SESSION + 1)
+    port.reset()
+    port.read()
+    port.start("get", "power")
+    port.reset()
     assert count(daemon, "reset") == 2
 
 
-@pytest.mark.usefixtures("port")
-def test_new_action_is_done_when_something_else_was_asked_between(
-    folder: Path, daemon: Daemon
+@pytest.mark.parametrize("payload", [0x10, 0x12, 0x14])
+def test_client_that_opens_a_session_repeats_nothing(
+    port: Port, daemon: Daemon, payload: int
 ) -> None:
-    for _ in range(3):
-        do(folder, "set", "reset", "1")
-        tell(folder, "get", "power")
-    assert count(daemon, "reset") == 3
+    port.send(0, payload)
+    port.reset()
+    port.reset()
+    assert count(daemon, "reset") == 2
+
+
+def test_another_action_between_makes_a_new_one(port: Port, daemon: Daemon) -> None:
+    port.send(SESSION + 1)
+    for request in (["reset", "1"], ["boot", "none"], ["reset", "1"]):
+        port.start("set", *request)
+    assert count(daemon, "reset") == 2
 
 
 def test_same_action_at_once_is_done_once(folder: Path, daemon: Daemon) -> None:
@@ -135,6 +192,18 @@ def test_state_learned_too_late_is_told_to_the_next_who_asks(folder: Path, daemo
         until(lambda: idle(folder), PATIENCE, "end of the job")
         assert tell(folder, "get", "power") == "power:1\n"
         daemon.act("vm-0", "force_off")
+        assert tell(folder, "get", "power") == "power:0\n"
+
+
+def test_state_learned_before_an_action_is_not_told_after_it(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour:
+        configured(folder, detour.port)
+        detour.open.clear()
+        assert "does not answer in time" in call(folder, "get", "power").stderr
+        until(lambda: detour.answered, PATIENCE, "answer under way")
+        tell(folder, "set", "power", "0")
+        detour.open.set()
+        until(lambda: idle(folder), PATIENCE, "end of the jobs")
         assert tell(folder, "get", "power") == "power:0\n"
 
 

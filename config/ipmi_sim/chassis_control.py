@@ -13,9 +13,10 @@ process of its own, which goes on when the program's time is up, and a file, loc
 - An action that has been sent but not answered in time is a success; its failure is logged later.
 - The actions on a machine are done one after the other, in the order in which they came.
 - An action that is asked for again while it is under way is the same one. So it is after that, if
-  something waited on the machine's port when it was answered, and nothing else was asked since:
-  ipmitool's repetitions wait there. What comes after an answer is a new request.
-- What is learned too late is told to the next who asks: ipmi_sim asks each second in a cycle.
+  its message was waiting on the machine's port when the first one was answered, and no other action
+  was asked for since: ipmitool's repetitions wait there. What comes after an answer is new.
+- What is learned too late is told to the next who asks, unless an action came between: ipmi_sim
+  asks each second in a cycle.
 """
 
 import os
@@ -25,8 +26,9 @@ from functools import partial
 
 from controller import Controller, Machine, load
 from jobs import ANSWER_SECONDS, Failed, Job, Request, complain, started
+from port import Port
 
-LATE_SECONDS = 2.0
+LATE_SECONDS = 1.5
 """How long what was learned too late can be told."""
 
 BOOT_WORDS: dict[str | None, str] = {
@@ -58,19 +60,18 @@ QUESTIONS: dict[str, Callable[[Machine], str]] = {
 def main(arguments: list[str]) -> int:
     """Exit status."""
     os.umask(0o077)
-    # ipmi_sim's own sockets come along, and are not for jobs, which may outlive it.
-    os.closerange(3, 65536)
     try:
         path, uuid, *words = arguments
         deadline = started() + ANSWER_SECONDS
         settings, ports = load(path)
         machine = Machine(Controller(settings, connect_by=deadline), uuid)
         files = os.path.join(os.path.dirname(path), "jobs", uuid)
-        request = Request(f"{files}.asked", " ".join(words), deadline)
+        port = Port(ports.get(uuid))
+        request = Request(f"{files}.asked", " ".join(words), deadline, port)
         try:
             perform(machine, request, files)
         finally:
-            request.leave(ports.get(uuid, 0))
+            request.leave()
     except (Failed, OSError, ValueError) as error:
         complain(str(error))
         return 1
@@ -99,10 +100,7 @@ def ask(question: Callable[[], str], request: Request, path: str) -> str:
     request.step_aside()
     if not job.ended_by(request.deadline):
         raise Failed("the controller does not answer in time")
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # Somebody else has waited for it as well.
+    forget(path)
     return job.value()
 
 
@@ -111,10 +109,20 @@ def act(action: Callable[[], str], request: Request, path: str) -> None:
     job = Job.latest(path)
     if not (job and job.name == request.words and (job.running() or request.repeated)):
         job = Job.start(path, request, action, after=job)
-    request.step_aside()
+        for question in QUESTIONS:
+            forget(f"{path}.{question[4:]}")  # What was learned before is no answer any more.
+    request.begin()
     # What is repeated has been answered meanwhile, and others may be waiting.
     if job.ended_by(0 if request.repeated else request.deadline):
         job.value()
+
+
+def forget(path: str) -> None:
+    """Remove the file of a job, after which nobody joins it."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # There is none, or somebody else has waited for it as well.
 
 
 if __name__ == "__main__":

@@ -29,25 +29,30 @@ class Machine:
 
     def power(self) -> str:
         """`on` or `off`."""
-        power: str = json.loads(self._request("GET", "state_controller/status"))["power"]
-        return power
+        return str(self._told("power", "GET", "state_controller/status"))
 
     def boots_once(self) -> str | None:
         """The device of the next boot only, if one is set."""
-        once: str | None = json.loads(self._request("GET", "boot"))["once"]
-        return once
+        once = self._told("once", "GET", "boot")
+        return None if once is None else str(once)
 
     def do(self, verb: str) -> str:
-        self._request("POST", f"state_controller/{verb}")
+        self._told("changed", "POST", f"state_controller/{verb}")
         return ""
 
     def boot_once(self, device: str) -> str:
         """Set the device of the next boot: by IPMI none holds for longer."""
-        self._request("PUT", "boot", json.dumps({"device": device, "once": True}))
+        self._told("changed", "PUT", "boot", json.dumps({"device": device, "once": True}))
         return ""
 
-    def _request(self, method: str, path: str, body: str = "") -> str:
-        return self._controller.request(method, f"/service/{self._uuid}/{path}", body)
+    def _told(self, member: str, method: str, path: str, body: str = "") -> object:
+        """A member of the controller's answer."""
+        answer = self._controller.request(method, f"/service/{self._uuid}/{path}", body)
+        try:
+            told: object = json.loads(answer)[member]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Failed("something that is not the controller has answered") from error
+        return told
 
 
 def load(path: str) -> tuple[Settings, dict[str, int]]:

@@ -1,11 +1,14 @@
 """Jobs: requests to the controller that may outlive the program that ipmi_sim waits for."""
 
 import fcntl
+import json
 import os
 import stat
 import sys
 import time
 from collections.abc import Callable
+
+from port import Port
 
 ANSWER_SECONDS = 0.6
 """When the program ends without an answer, from the start of its process."""
@@ -27,38 +30,55 @@ class Request:
     """What ipmi_sim asks of a machine, in `words`, and whether that may be `repeated`.
 
     Who repeats a request has no answer yet; and ipmi_sim reads nothing while a program runs. So
-    when the answer is given, the repetition waits on the machine's port. One program at a time
-    decides what to do on a machine, until it steps aside. `deadline` is when to answer.
+    when the answer is given, the repetitions wait on the machine's port, and none comes after the
+    `last` of what waits there. One program at a time decides what to do on a machine, until it
+    steps aside. `deadline` is when to answer.
     """
 
-    def __init__(self, path: str, words: str, deadline: float) -> None:
+    def __init__(self, path: str, words: str, deadline: float, port: Port) -> None:
         self.words = words
         self.deadline = deadline
+        self._port = port
+        self._begun = False
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self.repeated = self._is_expected()
-        self._expect_repetitions(until=0)
-
-    def step_aside(self) -> None:
-        """The request is a job now, and for any repetition it is that job."""
-        self._expect_repetitions(until=self.deadline + REPEATED_SECONDS)
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def leave(self, port: int) -> None:
-        """The answer is given, and no longer repeated than by what waits on the machine's port."""
-        if not waiting(port):
+        words, until, last = self._expected()
+        self.repeated = words == self.words and 0 < until - deadline <= REPEATED_SECONDS
+        if last not in port.waiting():
+            # This is it, or it was no request.
             self._expect_repetitions(until=0)
 
-    def _is_expected(self) -> bool:
-        try:
-            until, words = os.pread(self._file, 4096, 0).decode().split(" ", 1)
-            return words == self.words and 0 < float(until) - self.deadline <= REPEATED_SECONDS
-        except ValueError:
-            return False  # A new file.
+    def begin(self) -> None:
+        """It is an action that is under way now."""
+        self._begun = True
+        self._expect_repetitions(until=self.deadline + REPEATED_SECONDS)
+        self.step_aside()
 
-    def _expect_repetitions(self, until: float) -> None:
+    def step_aside(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def leave(self) -> None:
+        """The answer is given."""
+        if self._begun:
+            waiting = self._port.waiting()
+            until = self.deadline + REPEATED_SECONDS if waiting else 0
+            self._expect_repetitions(until, last=waiting[-1] if waiting else "")
+
+    def forget_port(self) -> None:
+        """A job may outlive ipmi_sim, whose next process needs the port."""
+        self._port.close()
+
+    def _expected(self) -> tuple[str, float, str]:
+        """The action of which repetitions are expected, until when, and which is the last one."""
+        try:
+            words, until, last = json.loads(os.pread(self._file, 4096, 0))
+            return words, float(until), last
+        except (ValueError, TypeError):
+            return "", 0, ""  # A new file.
+
+    def _expect_repetitions(self, until: float, last: str = "") -> None:
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{until} {self.words}".encode("utf-8", "surrogateescape"), 0)
+        os.pwrite(self._file, json.dumps([self.words, until, last]).encode(), 0)
 
 
 class Job:
@@ -127,6 +147,7 @@ class Job:
 def run(file: int, request: Request, do: Callable[[], str], after: Job | None) -> None:
     """The process of a job; it does not return. What nobody waits for any more, it logs."""
     os.setsid()
+    request.forget_port()
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     # Who reads from a pipe, as ipmi_sim does from standard output, waits until all who have it go.
@@ -150,16 +171,6 @@ def complain(words: str) -> None:
     """Log a failure: under systemd ipmi_sim's standard error is the journal."""
     request = " ".join(sys.argv[2:])
     os.write(2, f"libvirt_mc IPMI: {request}: {words}\n".encode("utf-8", "backslashreplace"))
-
-
-def waiting(port: int) -> bool:
-    """Whether anything has come to a UDP port and not been read: proc(5), /proc/net/udp."""
-    for path in ("/proc/self/net/udp", "/proc/self/net/udp6"):
-        for line in slurp(path).splitlines()[1:] if os.path.exists(path) else []:
-            _, address, _, _, queues, *_ = line.split()
-            if int(address.rpartition(":")[2], 16) == port and int(queues.partition(":")[2], 16):
-                return True
-    return False
 
 
 def slurp(path: str) -> str:
