@@ -86,6 +86,25 @@ def test_running_machine_boots_once(define: Define, daemon: Daemon) -> None:
     over(daemon, machine, first)
 
 
+def test_order_set_right_after_a_reset_is_for_the_boot_after_it(
+    define: Define, daemon: Daemon
+) -> None:
+    """The news of the reset may come after the order was set."""
+    machine = define()
+    machine.boot()
+    process = machine.qemu_pid()
+    for resets in range(1, 7):
+        by("force_reset")(daemon, machine)
+        set_boot(daemon, machine, "pxe", once=True)
+        machine.wait_for_boots(*["disk"] * (resets + 1))
+        assert machine.qemu_pid() == process
+        assert get_boot(daemon, machine)["once"] == "pxe"
+        assert put_boot(daemon, machine, device="none").status == OK
+    set_boot(daemon, machine, "pxe", once=True)
+    machine.press(Key.REBOOT)
+    machine.wait_for_reboot_into(*["disk"] * 7, "network")
+
+
 def own_reboot(daemon: Daemon, machine: Machine) -> None:
     machine.press(Key.REBOOT)
 

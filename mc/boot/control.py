@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import inf
 
 from mc.boot import order
 from mc.boot.backup import Backups
@@ -10,6 +11,10 @@ from mc.errors import ControllerError, NotConfigurable, Unavailable
 from mc.machines import FoundMachine
 from mc.supply import Supply
 from mc.virsh import Virsh
+
+# A reset makes an event, and firmware up to two more of it, each so soon after the one before. A
+# guest is not up and reboots by itself in that time.
+_ECHO_SECONDS = 0.15
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class BootControl:
         self._supply = supply
         self._backups = backups
         self._started: dict[str, float] = {}
+        self._echoes: dict[str, float] = {}
 
     def status(self, machine: FoundMachine) -> BootStatus:
         """Also of a transient machine, whose only order is the one that it runs by."""
@@ -118,6 +124,18 @@ class BootControl:
             self.restart(uuid)
         else:
             self._virsh.reset(uuid)
+            self._echoes[uuid] = time.monotonic()
+
+    def is_echo(self, uuid: str, moment: float) -> bool:
+        """Whether a reboot of which one heard then is the latest `reset`.
+
+        An order that was set since is for the boot after it, however late the news of it come.
+        """
+        latest = self._echoes.get(uuid, -inf)
+        if moment - latest > _ECHO_SECONDS:
+            return False
+        self._echoes[uuid] = max(moment, latest)
+        return True
 
     def restart(self, uuid: str) -> None:
         """Off and on: the machine gets a new hypervisor process."""

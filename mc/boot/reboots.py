@@ -45,6 +45,8 @@ class RebootRule:
                 # are about a process that is gone.
                 if self._control.started_since(machine.uuid, moment):
                     return
+                if self._control.is_echo(machine.uuid, moment):
+                    return
                 if not self._reboots_wrongly(machine.uuid):
                     return
                 self._control.restart(machine.uuid)
