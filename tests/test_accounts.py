@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -291,6 +292,27 @@ def test_accounts_are_read_again_and_nobody_gets_in_while_they_cannot_be(
         assert "nobody gets in" in daemon.log()
         users.chmod(0o600)
         assert client.get(url(daemon, STATUS), timeout=30).status_code == OK
+
+
+@pytest.mark.parametrize("change", ["removed", "another password"])
+def test_stream_ends_with_the_account(tmp_path: Path, change: str) -> None:
+    users = tmp_path / "users"
+    add_user(users, "admin", "secret")
+    before = users.read_text()
+    add_user(users, "watch", "secret")
+    with (
+        Daemon("--connect", "test:///default", "--users", str(users)) as daemon,
+        session("watch", "secret") as client,
+        client.get(url(daemon, "/events"), stream=True, timeout=30) as stream,
+    ):
+        lines = stream.iter_lines()
+        assert next(lines) == b"retry: 1000"
+        if change == "removed":
+            users.write_text(before)
+        else:
+            add_user(users, "watch", "another")
+        # A sign of life comes every ten seconds.
+        assert len(list(islice(lines, 20))) < 20
 
 
 def test_slow_answers_do_not_hold_up_the_end(tmp_path: Path) -> None:

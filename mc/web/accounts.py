@@ -5,7 +5,7 @@ import binascii
 import hmac
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -82,6 +82,18 @@ class Accounts:
         if claim.stale:
             raise self._challenge(request, "the nonce is too old", stale=True)
         return claim.name
+
+    def membership(self, name: str) -> Callable[[], bool]:
+        """Tells, whenever it is called, whether a user's account is still what it is now."""
+        secret = self._users.ha1(name)
+
+        def lasts() -> bool:
+            try:
+                return self._users.ha1(name) == secret
+            except UsersUnusable:
+                return False
+
+        return lasts
 
     def may_act(self, name: str) -> bool:
         return name not in self._readers

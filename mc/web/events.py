@@ -6,7 +6,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http import HTTPStatus
 
@@ -44,8 +44,14 @@ class Events(ServiceResource):
         with ExitStack() as stack:
             stack.enter_context(controller.streams.place())
             subscription = stack.enter_context(controller.watch.subscription())
-            connection = cherrypy.serving.request.wsgi_environ[SOCKET]
-            chunks = EventStream(controller, subscription, connection, stack.pop_all())
+            request = cherrypy.serving.request
+            chunks = EventStream(
+                controller,
+                subscription,
+                request.wsgi_environ[SOCKET],
+                request.membership(),
+                stack.pop_all(),
+            )
         # nginx collects what it passes on unless it is told not to.
         cherrypy.serving.response.headers["X-Accel-Buffering"] = "no"
         return Stream("text/event-stream", chunks)
@@ -54,7 +60,8 @@ class Events(ServiceResource):
 class EventStream(Iterator[bytes]):
     """The stream for one client. It ends with the client or the daemon; `close` frees its place.
 
-    A client that has closed its connection is noticed within a second or two. To one that does
+    A client that has closed its connection, or whose account has gone or changed, is noticed within
+    a second or two. To one that does
     not read, a write fails after the server's time-out; one whose system does not answer any more
     is cut off by ours.
     """
@@ -64,10 +71,12 @@ class EventStream(Iterator[bytes]):
         controller: Controller,
         subscription: Subscription,
         connection: socket.socket,
+        is_admitted: Callable[[], bool],
         cleanup: ExitStack,
     ) -> None:
         self._controller = controller
         self._subscription = subscription
+        self._is_admitted = is_admitted
         self._cleanup = cleanup
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
@@ -86,7 +95,7 @@ class EventStream(Iterator[bytes]):
         self._cleanup.close()
 
     def _wait_for_chunk(self) -> bytes:
-        while not self._hang_up.poll(0):
+        while self._is_admitted() and not self._hang_up.poll(0):
             try:
                 news = self._controller.watch.news(self._subscription, _LOOK)
             except Stopping:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -38,6 +39,7 @@ class Guard:
         self._check_host(request)
         if self._accounts and not public:
             request.login = self._accounts.identify(request)
+            request.membership = partial(self._accounts.membership, request.login)
 
     def admit_action(self, request: Any) -> None:
         """403 for a user who may only read, and for what no user asked for.

@@ -39,6 +39,11 @@ class Request(_cprequest.Request):  # type: ignore[misc]
     route = "other"
     """The template of its URL, once it has been found."""
 
+    @staticmethod
+    def membership() -> Callable[[], bool]:
+        """Tells, whenever it is called, whether who sent this would still be let in."""
+        return lambda: True
+
     def __init__(self, on_answer: OnAnswer, *connection: Any) -> None:
         super().__init__(*connection)
         self._on_answer = on_answer
