@@ -182,3 +182,20 @@ def test_answers_that_are_read_late_come_whole(daemon: Daemon, folder: Path) -> 
     assert json.loads(first.partition(b"\r\n\r\n")[2])["openapi"]
     bodies = [one.partition(b"\r\n\r\n")[2] for one in (first, *others)]
     assert bodies == [bodies[0]] * 81
+
+
+def test_encrypted_key_is_refused(folder: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", folder / "key.pem",
+         "-out", key],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, PROGRAM, "--connect=test:///default", "--listen=127.0.0.1:0",
+         f"--tls-cert={folder}/cert.pem", f"--tls-key={key}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the private key is encrypted" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -128,8 +128,12 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _server(settings: Settings) -> Server:
-    """Raises OSError if there is no such certificate or key."""
+    """Raises OSError if there is no such certificate or key, or if nobody can use the key."""
     try:
+        if settings.certificate:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                settings.certificate, settings.private_key, _refuse_encrypted_key
+            )
         server = Server(settings.max_connections)
     except OSError as error:
         raise OSError(
@@ -139,6 +143,11 @@ def _server(settings: Settings) -> Server:
     if server.ssl_adapter is not None:
         server.ssl_adapter.context.minimum_version = ssl.TLSVersion.TLSv1_2
     return server
+
+
+def _refuse_encrypted_key() -> bytes:
+    """What is called for the passphrase, which OpenSSL would ask for at the terminal."""
+    raise OSError("the private key is encrypted, and nobody is here to give its passphrase")
 
 
 def _config(settings: Settings) -> dict[str, object]:
