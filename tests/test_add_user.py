@@ -13,6 +13,7 @@ import pytest
 
 from mc.users import Users, add_user, ha1
 from tests.daemon import PROGRAM, Daemon
+from tests.lab import processes, until
 
 PATIENCE = 60
 
@@ -53,6 +54,8 @@ def asked(file: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     os.close(theirs)
     try:
         read_until(ours, b"Password: ")
+        # A signal that comes between Python's question and its reading waits for the next key.
+        until(lambda: processes.state(process.pid) == "S", PATIENCE, "reading")
         yield process, ours
     finally:
         process.kill()
