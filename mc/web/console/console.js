@@ -27,6 +27,12 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Writes text that there may be too little room for. */
+function writeLine(element, text) {
+  write(element, text);
+  element.title = text;
+}
+
 /** A name in which nothing hides: control and direction characters are spelled out. */
 function printable(name) {
   return name.replace(/[\p{Cc}\p{Cf}]/gu, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
@@ -339,6 +345,7 @@ class Row {
     this.element.dataset.uuid = machine.uuid;
     this.picture = this.element.querySelector("img");
     this.hint = this.element.querySelector(".hint");
+    this.order = this.element.querySelector(".order");
     this.menuButton = this.element.querySelector("[data-menu=boot]");
     this.inView = false;
     this.gone = false;
@@ -489,16 +496,18 @@ class Row {
     const devices = boot.order.map((device) => make("li", "", spelled(device)));
     if (boot.once) devices.unshift(make("li", "once", `${DEVICES[boot.once][0]}, once`));
     if (!devices.length) devices.push(make("li", "", "nothing"));
-    const order = make("ol", "", ...devices);
     const long = make("span", "unseen", ": it runs by another order until it is switched off");
     const pending = boot.pending ? [make("p", "tag", "pending", long)] : [];
-    this.element.querySelector(".order").replaceChildren(order, ...pending);
+    this.order.replaceChildren(...pending, make("ol", "", ...devices));
+    this.order.title = devices.map((device) => device.textContent).join(", then ");
     this.tell("row:changed");
   }
 
   showNoBoot(why) {
     this.boot = null;
-    this.element.querySelector(".order").replaceChildren(make("p", "label", `not known: ${why}`));
+    const words = `not known: ${why}`;
+    this.order.replaceChildren(make("p", "label", words));
+    this.order.title = words;
   }
 
   async readPicture() {
@@ -562,7 +571,7 @@ function showState(place, state, reason = "") {
   const found = condition(state, reason);
   place.dataset.condition = found === "on" ? "running" : found;
   const told = reason && reason !== "unknown";
-  write(place.querySelector("span"), told ? `${state} (${reason})` : state);
+  writeLine(place.querySelector("span"), told ? `${state} (${reason})` : state);
 }
 
 /* All machines: the list, which of them are in view, and the filter. */
@@ -660,6 +669,12 @@ const machines = {
     return this.rows.get(element.closest(".row")?.dataset.uuid);
   },
 
+  /** All of them by what is known now, also those that have no row yet. @returns {Machine[]} */
+  get all() {
+    const known = Array.from(this.rows, ([uuid, { machine }]) => [uuid, machine]);
+    return [...new Map([...known, ...this.coming]).values()];
+  },
+
   get inView() {
     return [...this.rows.values()].filter((row) => row.inView);
   },
@@ -692,23 +707,24 @@ const filter = {
     if (this.counting) return;
     this.counting = requestAnimationFrame(() => {
       this.counting = 0;
-      this.showCounts([...machines.rows.values()]);
+      this.showCounts(machines.all);
     });
   },
 
-  /** @param {Row[]} rows */
-  showCounts(rows) {
-    const numbers = { "": rows.length };
-    for (const { machine: { state } } of rows) numbers[state] = (numbers[state] ?? 0) + 1;
+  /** @param {Machine[]} all */
+  showCounts(all) {
+    const numbers = { "": all.length };
+    for (const { state } of all) numbers[state] = (numbers[state] ?? 0) + 1;
     for (const [state, input] of this.choices) {
       const label = input.parentElement;
       write(label.querySelector("b"), `${numbers[state] ?? 0}`);
       label.hidden = !(numbers[state] || input.checked || !state);
     }
-    const shown = rows.filter(({ element }) => !element.hidden).length;
-    write(byId("count"), shown === rows.length ? "" : `${shown} of ${rows.length} shown`);
+    const rows = [...machines.rows.values()];
+    const shown = all.length - rows.filter(({ element }) => element.hidden).length;
+    write(byId("count"), shown === all.length ? "" : `${shown} of ${all.length} shown`);
     byId("nothing").hidden = shown > 0;
-    write(byId("nothing"), rows.length ? "No machine fits the filter." : "There are no machines.");
+    write(byId("nothing"), all.length ? "No machine fits the filter." : "There are no machines.");
   },
 
   listen() {
@@ -934,7 +950,7 @@ class Entry {
   constructor(row, label) {
     this.row = row;
     this.label = label;
-    this.text = make("span", "", `${label} …`);
+    this.text = make("span", "line", `${label} …`);
     this.element = make("div", "entry pending", this.text);
     const place = row.element.querySelector(".answer");
     for (const finished of place.querySelectorAll(".entry:not(.pending)")) finished.remove();
@@ -943,7 +959,7 @@ class Entry {
   }
 
   write(words) {
-    write(this.text, words ? `${this.label}: ${words}` : `${this.label} …`);
+    writeLine(this.text, words ? `${this.label}: ${words}` : `${this.label} …`);
   }
 
   /**
@@ -958,11 +974,12 @@ class Entry {
     bar.ariaLabel = `${this.label}, time left`;
     const force = Object.assign(make("button", "", "Cut its power now"), { type: "button" });
     force.addEventListener("click", () => perform(this.row, "force_off", {}));
-    this.element.append(bar, force);
+    // In front of the words, which change: nobody shall hit it who aimed at something else.
+    this.element.prepend(force, bar);
     const tick = () => {
       const left = Math.max(0, Math.ceil((end - Date.now()) / 1000));
       const then = cuts ? "power cut in" : "waiting for";
-      this.write(left && `its guest is shutting down, ${then} ${left} s`);
+      this.write(left && `${then} ${left} s, its guest is shutting down`);
       if (left) bar.value = left;
       else bar.removeAttribute("value");
     };
@@ -975,7 +992,11 @@ class Entry {
     clearInterval(this.ticking);
     this.row.rescueFocus(this.element);
     this.element.className = `entry ${kind}`;
-    this.element.replaceChildren(make("time", "", clock()), ` ${this.label}: ${words}`);
+    const said = make("span", "said", make("time", "", clock()), ` ${this.label}: ${words}`);
+    // What libvirt says may be long: a click shows the whole of it.
+    const told = kind === "failed" ? make("details", "", make("summary", "", said)) : said;
+    said.title = said.textContent;
+    this.element.replaceChildren(told);
     speak(`${this.row.name}, ${this.label}: ${words}`);
   }
 }
@@ -1278,7 +1299,7 @@ async function introduce() {
     await pause(PICTURES_EVERY);
     return introduce();
   }
-  write(byId("where"), about.libvirt);
+  writeLine(byId("where"), about.libvirt);
   ask.seconds = about.grace_seconds;
 }
 
