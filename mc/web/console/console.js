@@ -38,6 +38,11 @@ function printable(name) {
   return name.replace(/[\p{Cc}\p{Cf}]/gu, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
 }
 
+/** Text of which case and Unicode form make no difference. */
+function folded(text) {
+  return text.toUpperCase().toLowerCase().normalize("NFC");
+}
+
 /** Tells those who do not see the page. */
 function speak(text) {
   byId("spoken").textContent = text;
@@ -61,6 +66,11 @@ class Refusal extends Error {
   constructor(status, { detail = `status ${status}`, outcome }) {
     super(outcome === "unknown" ? `${detail}. What came of it is not known` : detail);
     this.status = status;
+  }
+
+  /** Whether it says nothing about the machine: libvirt is away, busy or slow. */
+  get passing() {
+    return [503, 504].includes(this.status);
   }
 }
 
@@ -230,8 +240,20 @@ function warnOfBoot(device) {
   };
 }
 
+/** What a machine does after what concerns its next boot only. */
+const MEANWHILE = {
+  off: "It stays off.",
+  running: "It runs on.",
+  paused: "It stays paused.",
+  stalled: "It stays paused.",
+  crashed: "It stays as it is, crashed.",
+  suspended: "It sleeps on.",
+  settling: "It goes on shutting down.",
+  on: "It stays on.",
+};
+
 function warnOfSetting(found, { device, once }) {
-  const now = found === "off" ? "It stays off." : "It runs on.";
+  const now = MEANWHILE[found];
   if (device === "none") return `${now} What was set for one boot only is taken back.`;
   const [, source] = DEVICES[device];
   const when = once ? "The next boot, and only that one, is" : "From now on it boots";
@@ -447,6 +469,13 @@ class Row {
     if (!this.watched) this.dropPicture(this.machine.power === "off" ? "off" : "");
   }
 
+  /** Forgets what libvirt refused: it was away, and is back. */
+  retry() {
+    this.noPictureUntil = 0;
+    this.outdated = true;
+    if (this.watched) this.freshen();
+  }
+
   /** Reads what is outdated, and the picture; one call at a time. */
   async freshen() {
     if (this.freshening) return;
@@ -458,8 +487,8 @@ class Row {
       }
       await lanes.reading.run(() => this.readPicture());
     } catch (error) {
-      // Whoever follows the machines finds out too, and shows it for all.
-      if (!(error instanceof Silence)) throw error;
+      // Whoever follows the machines finds out too, and shows it for all. It is tried again soon.
+      if (!(error instanceof Silence || error.passing)) throw error;
     } finally {
       this.freshening = false;
     }
@@ -472,11 +501,10 @@ class Row {
       this.showBoot(await request(`${this.url}/boot`));
       this.readAt = Date.now();
     } catch (error) {
-      if (!(error instanceof Refusal)) {
-        this.outdated = true;
-        throw error;
-      }
-      this.showNoBoot(error.message);
+      this.outdated = !(error instanceof Refusal) || error.passing;
+      // What was known before is worth more than that libvirt is busy.
+      if (error instanceof Refusal && !(error.passing && this.boot)) this.showNoBoot(error.message);
+      if (this.outdated) throw error;
     }
   }
 
@@ -516,7 +544,7 @@ class Row {
       const blob = await request(`${this.url}/screenshot`, { as: "blob" });
       if (this.wantsPicture) this.showPicture(URL.createObjectURL(blob));
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
+      if (!(error instanceof Refusal) || error.passing) throw error;
       // A machine that has been switched off meanwhile shows that already.
       if (!this.wantsPicture) return;
       this.noPictureUntil = Date.now() + REFUSAL_LASTS;
@@ -664,6 +692,10 @@ const machines = {
     if (hadFocus) (next && this.of(next) ? this.of(next).menuButton : filter.name).focus();
   },
 
+  retry() {
+    for (const row of this.rows.values()) row.retry();
+  },
+
   /** The row that an element belongs to. */
   of(element) {
     return this.rows.get(element.closest(".row")?.dataset.uuid);
@@ -693,8 +725,9 @@ const filter = {
   /** @param {Machine} machine */
   admits({ name, state }) {
     const wanted = this.form.elements.state.value;
-    const text = this.name.value.trim().toLowerCase();
-    return (!wanted || wanted === state) && name.toLowerCase().includes(text);
+    const text = folded(this.name.value.trim());
+    if (wanted && wanted !== state) return false;
+    return [name, printable(name)].some((each) => folded(each).includes(text));
   },
 
   apply() {
@@ -755,12 +788,16 @@ function show(dialog) {
   dialog.scrollTop = 0;
 }
 
-function closeBy(dialog) {
+/** @param {typeof ask | typeof screen} part */
+function closeBy(part) {
+  const { element: dialog } = part;
   dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close(""));
   dialog.addEventListener("close", () => {
-    // What had the focus before may be gone.
+    // What had the focus before may be gone, and even its row.
     const focused = document.activeElement;
-    if (focused === document.body || dialog.contains(focused)) filter.name.focus();
+    if (focused !== document.body && !dialog.contains(focused)) return;
+    const { element, gone, menuButton } = part.row;
+    (gone || element.hidden ? filter.name : menuButton).focus();
   });
 }
 
@@ -825,7 +862,7 @@ const ask = {
   },
 
   listen() {
-    closeBy(this.element);
+    closeBy(this);
     this.form.addEventListener("input", () => this.refresh(this.row));
     this.element.addEventListener("close", () => {
       this.row = null;
@@ -879,7 +916,7 @@ const screen = {
   },
 
   listen() {
-    closeBy(this.element);
+    closeBy(this);
     this.element.addEventListener("close", () => this.closed());
   },
 };
@@ -929,11 +966,17 @@ async function perform(row, name, choices) {
     });
     entry.finish("done", outcome(name, answer));
   } catch (error) {
-    entry.finish("failed", error.message);
+    entry.finish("failed", inWordsOfThePage(error.message));
     if (!(error instanceof Refusal || error instanceof Silence)) throw error;
   }
   row.update(row.machine, true);
   row.tell("row:acted");
+}
+
+/** A refusal that names a parameter of a request also names what the page has for it. */
+function inWordsOfThePage(message) {
+  const place = ask.form.discard.parentElement.textContent.trim();
+  return message.includes("discard_saved") ? `${message} (here: “${place}”)` : message;
 }
 
 /** What the controller's answer says, in a few words. */
@@ -945,17 +988,23 @@ function outcome(name, answer) {
   return answer.changed ? state : `nothing to do, it is ${state}`;
 }
 
-/** A line in a row: an action under way, and then its outcome until the next action. */
+/** A line in a row: an action under way, and then its outcome until the next one. */
 class Entry {
   constructor(row, label) {
     this.row = row;
     this.label = label;
     this.text = make("span", "line", `${label} …`);
     this.element = make("div", "entry pending", this.text);
-    const place = row.element.querySelector(".answer");
-    for (const finished of place.querySelectorAll(".entry:not(.pending)")) finished.remove();
-    place.append(this.element);
+    this.removeFinished();
+    row.element.querySelector(".answer").append(this.element);
     speak(`${row.name}: ${label}`);
+  }
+
+  removeFinished() {
+    for (const entry of this.row.element.querySelectorAll(".entry:not(.pending)")) {
+      this.row.rescueFocus(entry);
+      entry.remove();
+    }
   }
 
   write(words) {
@@ -973,7 +1022,7 @@ class Entry {
     const bar = Object.assign(make("progress", ""), { max: seconds });
     bar.ariaLabel = `${this.label}, time left`;
     const force = Object.assign(make("button", "", "Cut its power now"), { type: "button" });
-    force.addEventListener("click", () => perform(this.row, "force_off", {}));
+    force.addEventListener("click", () => this.cut(force, bar));
     // In front of the words, which change: nobody shall hit it who aimed at something else.
     this.element.prepend(force, bar);
     const tick = () => {
@@ -987,9 +1036,29 @@ class Entry {
     this.ticking = setInterval(tick, 250);
   }
 
+  /** Ends the wait of an action that goes on then; so what came of that is told, not of this. */
+  async cut(button, bar) {
+    clearInterval(this.ticking);
+    bar.removeAttribute("value");
+    this.row.rescueFocus(button);
+    button.disabled = true;
+    this.write("its power is being cut");
+    speak(`${this.row.name}, ${this.text.textContent}`);
+    const path = `${this.row.url}/state_controller/force_off`;
+    try {
+      await lanes.acting.run(() => request(path, { method: "POST", seconds: ACTION_SECONDS }));
+    } catch (error) {
+      button.disabled = false;
+      this.write(`its power was not cut: ${error.message}`);
+      speak(`${this.row.name}, ${this.text.textContent}`);
+      if (!(error instanceof Refusal || error instanceof Silence)) throw error;
+    }
+  }
+
   /** @param {"done" | "failed"} kind */
   finish(kind, words) {
     clearInterval(this.ticking);
+    this.removeFinished();
     this.row.rescueFocus(this.element);
     this.element.className = `entry ${kind}`;
     const said = make("span", "said", make("time", "", clock()), ` ${this.label}: ${words}`);
@@ -1121,14 +1190,53 @@ const menu = {
 /*
  * Following the machines, and saying so when that is not possible.
  *
- * The event stream tells every change at once. Where there is none to be had (too many pages have
- * one), and to find out what is wrong when it ends, the list of machines is read again and again.
+ * The event stream tells every change at once. Where there is none to be had (too many windows
+ * have one), and to find out what is wrong when it ends, the list of machines is read again and again.
  */
 
 // Milliseconds.
 const POLL_EVERY = 2000;
 const TRY_STREAM_EVERY = 15000;
 const LONGEST_SILENCE = 15000;
+
+// Streams that the windows of one browser may have, of its six connections to one server; and
+// milliseconds in which those who have one say so.
+const MOST_STREAMS = 3;
+const ANSWERS_TAKE = 100;
+
+/**
+ * The windows of this browser agree on who has a stream: whoever wants one asks, and counts the
+ * answers of those who have one or asked before.
+ */
+const streams = {
+  channel: new BroadcastChannel("streams"),
+  /** This window's place in the queue: when it asked. Infinity if it neither has nor wants one. */
+  asked: Infinity,
+  ahead: 0,
+
+  /** Whether this window may have a stream; if so, until it releases it. */
+  async claim() {
+    // With a fraction that nobody else has.
+    this.asked = Date.now() + Math.random();
+    this.ahead = 0;
+    this.channel.postMessage({ question: this.asked });
+    await pause(ANSWERS_TAKE);
+    const granted = this.ahead < MOST_STREAMS;
+    if (!granted) this.release();
+    return granted;
+  },
+
+  release() {
+    this.asked = Infinity;
+  },
+
+  listen() {
+    this.channel.addEventListener("message", ({ data: { question, answer } }) => {
+      if (answer === this.asked) this.ahead += 1;
+      if (question > this.asked) this.channel.postMessage({ answer: question });
+    });
+  },
+};
 
 const WORDS = {
   live: "Live",
@@ -1149,7 +1257,8 @@ const follower = {
   async run() {
     for (;;) {
       await untilVisible();
-      const streamed = await this.stream();
+      const streamed = (await streams.claim()) && (await this.stream());
+      streams.release();
       const tryAgain = Date.now() + (streamed ? 0 : TRY_STREAM_EVERY);
       this.polling = true;
       // Another attempt at a stream makes sense only where a controller answers.
@@ -1202,7 +1311,7 @@ const follower = {
       this.take(await request("/service/machines"), this.polling ? "polling" : "live");
     } catch (error) {
       if (error instanceof Silence) this.show("alone", "The controller does not answer");
-      else if ([503, 504].includes(error.status)) this.libvirtAway(error.message);
+      else if (error.passing) this.libvirtAway(error.message);
       else this.show("refused", `The controller refuses: ${error.message}`);
       return error instanceof Refusal;
     }
@@ -1226,12 +1335,14 @@ const follower = {
 
   /** @param {keyof typeof WORDS} how */
   show(how, why = "") {
+    const back = this.away && !why;
     document.body.dataset.link = how;
     write(byId("link").querySelector("span"), WORDS[how]);
     document.title = why ? `${WORDS[how]} · Machines` : "Machines";
     if (!why) this.lastSeen = clock();
     const seen = this.lastSeen && ` What is shown was so at ${this.lastSeen}.`;
     this.warn(why && `${why}.${seen} Trying again.`);
+    if (back) machines.retry();
   },
 
   /** The warning covers the end of the page, which makes room for it. */
@@ -1279,7 +1390,7 @@ function listen() {
     ask.refresh(row);
   });
   list.addEventListener("row:acted", () => follower.polling && follower.poll());
-  for (const part of [menu, ask, screen, filter]) part.listen();
+  for (const part of [menu, ask, screen, filter, streams]) part.listen();
 }
 
 /** Keeps the pictures of the rows in view fresh, while somebody looks. */
