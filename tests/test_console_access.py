@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import PHONE, WIDE, Console, Scheme, console
+from tests.browser import (
+    PHONE,
+    WIDE,
+    WIDTHS,
+    Console,
+    Scheme,
+    console,
+    jumped,
+    watch_for_jumps,
+)
 from tests.daemon import Daemon
 from tests.hypervisor import STATES, hypervisor
 from tests.test_console import demo
@@ -17,7 +26,6 @@ from tests.test_console import demo
 AXE = Path(sys.prefix) / "npm/node_modules/axe-core/axe.min.js"
 """From npm; the Makefile has installed it."""
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-WIDTHS = [320, 390, 800, 1440]
 SCHEMES: list[Scheme] = ["light", "dark"]
 
 
@@ -33,25 +41,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
     with console(browser, daemon) as shown:
         yield shown
-
-
-def watch_for_jumps(page: Page) -> None:
-    """From the next load on."""
-    page.add_init_script(
-        """
-        window.jumped = 0;
-        new PerformanceObserver((list) => {
-          for (const entry of list.getEntries()) window.jumped += entry.value;
-        }).observe({type: "layout-shift", buffered: true});
-        """
-    )
-
-
-def jumped(page: Page) -> float:
-    """How much of the page has moved how far since it was loaded: https://web.dev/articles/cls"""
-    # The browser tells after the frame in which something moved.
-    page.wait_for_timeout(200)
-    return float(page.evaluate("window.jumped"))
 
 
 def places_of_rows(page: Page) -> list[float]:
