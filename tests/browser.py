@@ -35,6 +35,8 @@ _PATIENCE = 60_000
 
 WIDE: ViewportSize = {"width": 1440, "height": 900}
 PHONE: ViewportSize = {"width": 320, "height": 640}
+WIDTHS = [320, 390, 800, 1440]
+"""Of a small phone, a phone, a tablet and a desk: the page has three arrangements."""
 
 Scheme = Literal["light", "dark"]
 
@@ -145,6 +147,25 @@ def console(
         assert shown.complaints == []
     finally:
         context.close()
+
+
+def watch_for_jumps(page: Page) -> None:
+    """From the next load on."""
+    page.add_init_script(
+        """
+        window.jumped = 0;
+        new PerformanceObserver((list) => {
+          for (const entry of list.getEntries()) window.jumped += entry.value;
+        }).observe({type: "layout-shift", buffered: true});
+        """
+    )
+
+
+def jumped(page: Page) -> float:
+    """How much of the page has moved how far since it was loaded: https://web.dev/articles/cls"""
+    # The browser tells after the frame in which something moved.
+    page.wait_for_timeout(200)
+    return float(page.evaluate("window.jumped"))
 
 
 def longest_task(browser: Browser, page: Page, action: Callable[[], None]) -> float:

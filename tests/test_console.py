@@ -3,12 +3,12 @@
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, HttpCredentials, expect
+from playwright.sync_api import Browser, HttpCredentials, Route, expect
 
 from mc.users import add_user
 from tests.browser import Console, console
@@ -247,6 +247,11 @@ def test_dialog_follows_the_machine(shown: Console, daemon: Daemon) -> None:
     expect(dialog).to_contain_text("It is off. It starts from the network")
 
 
+def refuse(status: int, detail: str) -> Callable[[Route], None]:
+    """For Playwright: answer so in place of the daemon."""
+    return lambda route: route.fulfill(status=status, json={"detail": detail})
+
+
 @contextmanager
 def reserved_port() -> Iterator[int]:
     """A port that nobody is given by chance while nothing listens on it."""
@@ -278,6 +283,40 @@ def test_daemon_is_killed_and_comes_back(browser: Browser, tmp_path: Path) -> No
                 expect(shown.state(ODD)).to_have_text("running")
 
 
+def test_nothing_of_an_outage_is_left_after_it(browser: Browser, tmp_path: Path) -> None:
+    with reserved_port() as port:
+        listen = f"--listen=127.0.0.1:{port}"
+        with demo(tmp_path, listen) as daemon, console(browser, daemon) as shown:
+            shown.page.route("**/screenshot", refuse(409, "cannot connect"))
+            shown.page.route("**/boot", refuse(409, "cannot connect"))
+            shown.page.reload()
+            expect(shown.boots("db-1")).to_have_text("not known: cannot connect")
+            shown.row("db-1").get_by_role("button", name="Screen of db-1").click()
+            expect(shown.dialog).to_contain_text("cannot connect")
+            daemon.kill()
+            expect(shown.link).to_have_text("No controller")
+            shown.page.unroute_all()
+            with demo(tmp_path, listen):
+                shown.wait_until_it_follows()
+                # Sooner than the page asks again anyway.
+                expect(shown.dialog.get_by_role("img")).to_be_visible(timeout=4000)
+                expect(shown.boots("db-1")).to_contain_text("disk vda", timeout=4000)
+
+
+@pytest.mark.parametrize("status", [503, 504])
+def test_busy_libvirt_leaves_what_is_shown(shown: Console, status: int) -> None:
+    picture = shown.row("db-1").locator(".picture img")
+    expect(picture).to_be_visible()
+    expect(shown.boots("db-1")).to_contain_text("disk vda")
+    with shown.page.expect_response(lambda answer: answer.status == status):
+        shown.page.route("**/screenshot", refuse(status, "busy"))
+    before = picture.get_attribute("src") or ""
+    shown.page.wait_for_timeout(500)
+    expect(picture).to_be_visible()
+    shown.page.unroute_all()
+    expect(picture).not_to_have_attribute("src", before, timeout=10000)
+
+
 def test_who_may_only_read_is_told_so(browser: Browser, tmp_path: Path) -> None:
     for user in ("admin", "reader"):
         add_user(tmp_path / "users", user, "secret")
@@ -294,6 +333,28 @@ def test_who_may_only_read_is_told_so(browser: Browser, tmp_path: Path) -> None:
             expect(shown.link).to_have_text("Live")
             shown.button(ODD, "Power on").click()
             expect(shown.state(ODD)).to_have_text("running")
+
+
+def test_windows_of_one_browser_leave_connections_to_each_other(
+    browser: Browser, daemon: Daemon
+) -> None:
+    """There are six connections, and each stream holds one."""
+    with console(browser, daemon) as first:
+        pages = [first.page.context.new_page() for _ in range(7)]
+        windows = [first, *(Console(page, first.page.url) for page in pages)]
+        for window in windows:
+            window.wait_until_it_follows()
+        live = [window for window in windows if window.link.inner_text() == "Live"]
+        assert len(live) == 3
+        windows[-1].button(ODD, "Power on").click()
+        for window in windows:
+            expect(window.state(ODD)).to_have_text("running")
+        # Whoever has none gets that of a window that is closed.
+        others = [window for window in windows if window not in live]
+        for window in live:
+            window.page.close()
+        for window in others[:3]:
+            expect(window.link).to_have_text("Live")
 
 
 def test_page_without_a_stream_polls(browser: Browser, tmp_path: Path) -> None:

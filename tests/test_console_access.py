@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import PHONE, WIDE, Console, Scheme, console
+from tests.browser import (
+    PHONE,
+    WIDE,
+    WIDTHS,
+    Console,
+    Scheme,
+    console,
+    jumped,
+    watch_for_jumps,
+)
 from tests.daemon import Daemon
 from tests.hypervisor import STATES, hypervisor
+from tests.test_console import demo
 
 AXE = Path(sys.prefix) / "npm/node_modules/axe-core/axe.min.js"
 """From npm; the Makefile has installed it."""
@@ -31,6 +41,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
     with console(browser, daemon) as shown:
         yield shown
+
+
+def places_of_rows(page: Page) -> list[float]:
+    places: list[float] = page.evaluate(
+        "Array.from(document.querySelectorAll('.row'), (row) => row.getBoundingClientRect().top)"
+    )
+    return places
 
 
 def violations(page: Page) -> list[str]:
@@ -92,7 +109,8 @@ def test_axe_finds_nothing_on_a_phone(browser: Browser, daemon: Daemon, scheme: 
 def test_nothing_is_cut_off_on_a_phone(browser: Browser, daemon: Daemon) -> None:
     with console(browser, daemon, size=PHONE, touch=True) as shown:
         expect(shown.boots("crashed")).to_have_text("hd")
-        wide = "[...document.querySelectorAll('*')].filter((e) => e.scrollWidth > innerWidth)"
+        wide = """[...document.querySelectorAll('*')].filter((e) => e.scrollWidth > innerWidth
+          && getComputedStyle(e).overflowX === 'visible')"""
         assert shown.page.evaluate(f"{wide}.map((e) => e.outerHTML.slice(0, 80))") == []
         menu = shown.open_menu("running", "More").bounding_box()
         assert menu
@@ -186,22 +204,76 @@ def test_focus_is_seen_and_not_hidden(shown: Console) -> None:
         assert bottom <= 400
 
 
-def test_nothing_jumps_while_it_loads(browser: Browser, daemon: Daemon) -> None:
-    watch = """
-      window.shift = 0;
-      new PerformanceObserver((list) => {
-        for (const entry of list.getEntries()) window.shift += entry.value;
-      }).observe({type: "layout-shift", buffered: true});
-    """
-    with console(browser, daemon) as shown:
-        shown.page.add_init_script(watch)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_jumps_while_it_loads(browser: Browser, daemon: Daemon, width: int) -> None:
+    with console(browser, daemon, size={"width": width, "height": 2400}) as shown:
+        watch_for_jumps(shown.page)
         shown.page.reload()
         expect(shown.boots("shut off")).to_have_text("hd")
         expect(shown.row("running").locator(".picture img")).to_be_visible()
         expect(shown.page.locator("#where")).not_to_be_empty()
         daemon.kill()
         expect(shown.page.get_by_role("alert")).to_be_visible()
-        assert shown.page.evaluate("window.shift") < 0.001
+        assert jumped(shown.page) < 0.002
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_jumps_when_a_machine_changes(browser: Browser, tmp_path: Path, width: int) -> None:
+    with (
+        demo(tmp_path) as daemon,
+        console(browser, daemon, size={"width": width, "height": 2400}) as shown,
+    ):
+        expect(shown.boots("web-1")).to_have_text("disk vda")
+        places = places_of_rows(shown.page)
+        daemon.act("staging", "power_on")
+        expect(shown.state("staging")).to_have_text("running")
+        assert places_of_rows(shown.page) == places
+        daemon.act("db-1", "force_off")
+        expect(shown.button("db-1", "Power on")).to_be_visible()
+        assert places_of_rows(shown.page) == places
+        daemon.act("ci-runner-1", "diskboot", "?once=true")
+        expect(shown.boots("ci-runner-1")).to_contain_text("pending")
+        assert places_of_rows(shown.page) == places
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_jumps_with_a_countdown(browser: Browser, tmp_path: Path, width: int) -> None:
+    with (
+        demo(tmp_path) as daemon,
+        console(browser, daemon, size={"width": width, "height": 2400}) as shown,
+    ):
+        expect(shown.boots("web-1")).to_have_text("disk vda")
+        places = places_of_rows(shown.page)
+        requests: list[Route] = []
+
+        def hold(route: Route) -> None:
+            requests.append(route)
+
+        shown.page.route("**/pxeboot", hold)
+        dialog = shown.choose("db-1", "Boot", "PXE boot")
+        dialog.get_by_label("Seconds").fill("10")
+        shown.confirm()
+        cut = shown.answer("db-1").get_by_role("button", name="Cut its power now")
+        expect(shown.answer("db-1")).to_contain_text("power cut in 10 s")
+        place = cut.bounding_box()
+        for words in ("power cut in 9 s", "PXE boot …"):
+            expect(shown.answer("db-1")).to_contain_text(words)
+            assert cut.bounding_box() == place
+            assert places_of_rows(shown.page) == places
+        requests[0].fulfill(status=409, json={"detail": "it is not so. " * 30})
+        expect(shown.answer("db-1")).to_contain_text("it is not so")
+        assert places_of_rows(shown.page) == places
+        # All of it is there for whoever wants to know.
+        shown.answer("db-1").locator("summary").click()
+        assert places_of_rows(shown.page) != places
+
+
+def test_places_of_buttons_do_not_depend_on_the_others(browser: Browser, tmp_path: Path) -> None:
+    with demo(tmp_path) as daemon, console(browser, daemon) as shown:
+        place = shown.button("web-1", "Boot").bounding_box()
+        daemon.act("web-1", "force_off")
+        expect(shown.button("web-1", "Power on")).to_be_visible()
+        assert shown.button("web-1", "Boot").bounding_box() == place
 
 
 def test_states_differ_by_word_and_shape_and_colour(shown: Console) -> None:

@@ -6,7 +6,14 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.booting import PATIENCE
-from tests.browser import console, longest_task, scroll_through
+from tests.browser import (
+    WIDTHS,
+    console,
+    jumped,
+    longest_task,
+    scroll_through,
+    watch_for_jumps,
+)
 from tests.daemon import Daemon
 from tests.hypervisor import STATES, hypervisor
 from tests.lab import until
@@ -60,6 +67,16 @@ def boots(name: str) -> str:
 def test_all_are_there_in_the_order_that_people_expect(page: Page) -> None:
     assert visible(page) == [f"vm-{number}" for number in range(MACHINES)]
     wait_for(page, "document.querySelector('#filter-state b').textContent", str(MACHINES))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_jumps_while_they_load(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    watch_for_jumps(page)
+    page.reload()
+    wait_for(page, "document.querySelectorAll('#machines > li').length", MACHINES)
+    wait_for(page, boots("vm-0"), "hd")
+    assert jumped(page) < 0.01
 
 
 def test_only_what_is_in_view_is_read(page: Page) -> None:

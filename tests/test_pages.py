@@ -36,9 +36,29 @@ def test_browser_gets_the_page(daemon: Daemon) -> None:
     assert answer.body == (FOLDER / "console.html").read_bytes()
 
 
-@pytest.mark.parametrize("accept", [{}, {"Accept": "*/*"}, {"Accept": "application/json"}])
-def test_program_gets_the_urls(daemon: Daemon, accept: dict[str, str]) -> None:
-    answer = daemon.request("GET", "/", headers=accept)
+@pytest.mark.parametrize("accept", ["text/html", "Text/*", "text/html, application/json;q=0.9"])
+def test_who_prefers_html_gets_the_page(daemon: Daemon, accept: str) -> None:
+    answer = daemon.request("GET", "/", headers={"Accept": accept})
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert daemon.request("GET", "/service", headers={"Accept": accept}).body.startswith(b"{\n  ")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/json",
+        "text/html;q=0",
+        "text/html;q=0.1, application/json",
+        "text/html;q=0.1, */*;q=0.2",
+        "text/html;q=much",
+        "text/html;q=much, application/json;q=more",
+    ],
+)
+def test_program_gets_the_urls(daemon: Daemon, accept: str) -> None:
+    answer = daemon.request("GET", "/", headers={"Accept": accept} if accept else {})
+    assert answer.body.startswith(b'{"')
     assert answer.headers["content-type"] == "application/json"
     assert answer.json["machines"] == "/service/machines"
     assert answer.json["grace_seconds"] == 15

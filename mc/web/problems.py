@@ -99,8 +99,24 @@ def problem_of(error: Exception) -> Problem:
 
 
 def wants_html() -> bool:
-    """Whether the request being served comes from a browser's address bar, not from a program."""
-    return "text/html" in cherrypy.serving.request.headers.get("Accept", "")
+    """Whether its sender would rather have HTML than JSON, as a browser's address bar would."""
+    try:
+        accepted = cherrypy.serving.request.headers.elements("Accept")
+        qualities = {media_range.value.lower(): media_range.qvalue for media_range in accepted}
+    except cherrypy.HTTPError:
+        # A quality that is no number.
+        return False
+    return _quality("text/html", qualities) > _quality("application/json", qualities)
+
+
+def _quality(media_type: str, qualities: dict[str, float]) -> float:
+    """How much a media type is wanted; the most precise range counts: RFC 9110, section 12.5.1.
+
+    >>> _quality("text/html", {"*/*": 1.0, "text/*": 0.5})
+    0.5
+    """
+    ranges = (media_type, media_type.split("/")[0] + "/*", "*/*")
+    return next((qualities[one] for one in ranges if one in qualities), 0.0)
 
 
 def to_json(value: object) -> bytes:

@@ -27,9 +27,20 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Writes text that there may be too little room for. */
+function writeLine(element, text) {
+  write(element, text);
+  element.title = text;
+}
+
 /** A name in which nothing hides: control and direction characters are spelled out. */
 function printable(name) {
   return name.replace(/[\p{Cc}\p{Cf}]/gu, (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
+}
+
+/** Text of which case and Unicode form make no difference. */
+function folded(text) {
+  return text.toUpperCase().toLowerCase().normalize("NFC");
 }
 
 /** Tells those who do not see the page. */
@@ -55,6 +66,11 @@ class Refusal extends Error {
   constructor(status, { detail = `status ${status}`, outcome }) {
     super(outcome === "unknown" ? `${detail}. What came of it is not known` : detail);
     this.status = status;
+  }
+
+  /** Whether it says nothing about the machine: libvirt is away, busy or slow. */
+  get passing() {
+    return [503, 504].includes(this.status);
   }
 }
 
@@ -224,8 +240,20 @@ function warnOfBoot(device) {
   };
 }
 
+/** What a machine does after what concerns its next boot only. */
+const MEANWHILE = {
+  off: "It stays off.",
+  running: "It runs on.",
+  paused: "It stays paused.",
+  stalled: "It stays paused.",
+  crashed: "It stays as it is, crashed.",
+  suspended: "It sleeps on.",
+  settling: "It goes on shutting down.",
+  on: "It stays on.",
+};
+
 function warnOfSetting(found, { device, once }) {
-  const now = found === "off" ? "It stays off." : "It runs on.";
+  const now = MEANWHILE[found];
   if (device === "none") return `${now} What was set for one boot only is taken back.`;
   const [, source] = DEVICES[device];
   const when = once ? "The next boot, and only that one, is" : "From now on it boots";
@@ -339,6 +367,7 @@ class Row {
     this.element.dataset.uuid = machine.uuid;
     this.picture = this.element.querySelector("img");
     this.hint = this.element.querySelector(".hint");
+    this.order = this.element.querySelector(".order");
     this.menuButton = this.element.querySelector("[data-menu=boot]");
     this.inView = false;
     this.gone = false;
@@ -440,6 +469,13 @@ class Row {
     if (!this.watched) this.dropPicture(this.machine.power === "off" ? "off" : "");
   }
 
+  /** Forgets what libvirt refused: it was away, and is back. */
+  retry() {
+    this.noPictureUntil = 0;
+    this.outdated = true;
+    if (this.watched) this.freshen();
+  }
+
   /** Reads what is outdated, and the picture; one call at a time. */
   async freshen() {
     if (this.freshening) return;
@@ -451,8 +487,8 @@ class Row {
       }
       await lanes.reading.run(() => this.readPicture());
     } catch (error) {
-      // Whoever follows the machines finds out too, and shows it for all.
-      if (!(error instanceof Silence)) throw error;
+      // Whoever follows the machines finds out too, and shows it for all. It is tried again soon.
+      if (!(error instanceof Silence || error.passing)) throw error;
     } finally {
       this.freshening = false;
     }
@@ -465,11 +501,10 @@ class Row {
       this.showBoot(await request(`${this.url}/boot`));
       this.readAt = Date.now();
     } catch (error) {
-      if (!(error instanceof Refusal)) {
-        this.outdated = true;
-        throw error;
-      }
-      this.showNoBoot(error.message);
+      this.outdated = !(error instanceof Refusal) || error.passing;
+      // What was known before is worth more than that libvirt is busy.
+      if (error instanceof Refusal && !(error.passing && this.boot)) this.showNoBoot(error.message);
+      if (this.outdated) throw error;
     }
   }
 
@@ -489,16 +524,18 @@ class Row {
     const devices = boot.order.map((device) => make("li", "", spelled(device)));
     if (boot.once) devices.unshift(make("li", "once", `${DEVICES[boot.once][0]}, once`));
     if (!devices.length) devices.push(make("li", "", "nothing"));
-    const order = make("ol", "", ...devices);
     const long = make("span", "unseen", ": it runs by another order until it is switched off");
     const pending = boot.pending ? [make("p", "tag", "pending", long)] : [];
-    this.element.querySelector(".order").replaceChildren(order, ...pending);
+    this.order.replaceChildren(...pending, make("ol", "", ...devices));
+    this.order.title = devices.map((device) => device.textContent).join(", then ");
     this.tell("row:changed");
   }
 
   showNoBoot(why) {
     this.boot = null;
-    this.element.querySelector(".order").replaceChildren(make("p", "label", `not known: ${why}`));
+    const words = `not known: ${why}`;
+    this.order.replaceChildren(make("p", "label", words));
+    this.order.title = words;
   }
 
   async readPicture() {
@@ -507,7 +544,7 @@ class Row {
       const blob = await request(`${this.url}/screenshot`, { as: "blob" });
       if (this.wantsPicture) this.showPicture(URL.createObjectURL(blob));
     } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
+      if (!(error instanceof Refusal) || error.passing) throw error;
       // A machine that has been switched off meanwhile shows that already.
       if (!this.wantsPicture) return;
       this.noPictureUntil = Date.now() + REFUSAL_LASTS;
@@ -562,7 +599,7 @@ function showState(place, state, reason = "") {
   const found = condition(state, reason);
   place.dataset.condition = found === "on" ? "running" : found;
   const told = reason && reason !== "unknown";
-  write(place.querySelector("span"), told ? `${state} (${reason})` : state);
+  writeLine(place.querySelector("span"), told ? `${state} (${reason})` : state);
 }
 
 /* All machines: the list, which of them are in view, and the filter. */
@@ -655,9 +692,19 @@ const machines = {
     if (hadFocus) (next && this.of(next) ? this.of(next).menuButton : filter.name).focus();
   },
 
+  retry() {
+    for (const row of this.rows.values()) row.retry();
+  },
+
   /** The row that an element belongs to. */
   of(element) {
     return this.rows.get(element.closest(".row")?.dataset.uuid);
+  },
+
+  /** All of them by what is known now, also those that have no row yet. @returns {Machine[]} */
+  get all() {
+    const known = Array.from(this.rows, ([uuid, { machine }]) => [uuid, machine]);
+    return [...new Map([...known, ...this.coming]).values()];
   },
 
   get inView() {
@@ -678,8 +725,9 @@ const filter = {
   /** @param {Machine} machine */
   admits({ name, state }) {
     const wanted = this.form.elements.state.value;
-    const text = this.name.value.trim().toLowerCase();
-    return (!wanted || wanted === state) && name.toLowerCase().includes(text);
+    const text = folded(this.name.value.trim());
+    if (wanted && wanted !== state) return false;
+    return [name, printable(name)].some((each) => folded(each).includes(text));
   },
 
   apply() {
@@ -692,23 +740,24 @@ const filter = {
     if (this.counting) return;
     this.counting = requestAnimationFrame(() => {
       this.counting = 0;
-      this.showCounts([...machines.rows.values()]);
+      this.showCounts(machines.all);
     });
   },
 
-  /** @param {Row[]} rows */
-  showCounts(rows) {
-    const numbers = { "": rows.length };
-    for (const { machine: { state } } of rows) numbers[state] = (numbers[state] ?? 0) + 1;
+  /** @param {Machine[]} all */
+  showCounts(all) {
+    const numbers = { "": all.length };
+    for (const { state } of all) numbers[state] = (numbers[state] ?? 0) + 1;
     for (const [state, input] of this.choices) {
       const label = input.parentElement;
       write(label.querySelector("b"), `${numbers[state] ?? 0}`);
       label.hidden = !(numbers[state] || input.checked || !state);
     }
-    const shown = rows.filter(({ element }) => !element.hidden).length;
-    write(byId("count"), shown === rows.length ? "" : `${shown} of ${rows.length} shown`);
+    const rows = [...machines.rows.values()];
+    const shown = all.length - rows.filter(({ element }) => element.hidden).length;
+    write(byId("count"), shown === all.length ? "" : `${shown} of ${all.length} shown`);
     byId("nothing").hidden = shown > 0;
-    write(byId("nothing"), rows.length ? "No machine fits the filter." : "There are no machines.");
+    write(byId("nothing"), all.length ? "No machine fits the filter." : "There are no machines.");
   },
 
   listen() {
@@ -739,12 +788,16 @@ function show(dialog) {
   dialog.scrollTop = 0;
 }
 
-function closeBy(dialog) {
+/** @param {typeof ask | typeof screen} part */
+function closeBy(part) {
+  const { element: dialog } = part;
   dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close(""));
   dialog.addEventListener("close", () => {
-    // What had the focus before may be gone.
+    // What had the focus before may be gone, and even its row.
     const focused = document.activeElement;
-    if (focused === document.body || dialog.contains(focused)) filter.name.focus();
+    if (focused !== document.body && !dialog.contains(focused)) return;
+    const { element, gone, menuButton } = part.row;
+    (gone || element.hidden ? filter.name : menuButton).focus();
   });
 }
 
@@ -809,7 +862,7 @@ const ask = {
   },
 
   listen() {
-    closeBy(this.element);
+    closeBy(this);
     this.form.addEventListener("input", () => this.refresh(this.row));
     this.element.addEventListener("close", () => {
       this.row = null;
@@ -863,7 +916,7 @@ const screen = {
   },
 
   listen() {
-    closeBy(this.element);
+    closeBy(this);
     this.element.addEventListener("close", () => this.closed());
   },
 };
@@ -913,11 +966,17 @@ async function perform(row, name, choices) {
     });
     entry.finish("done", outcome(name, answer));
   } catch (error) {
-    entry.finish("failed", error.message);
+    entry.finish("failed", inWordsOfThePage(error.message));
     if (!(error instanceof Refusal || error instanceof Silence)) throw error;
   }
   row.update(row.machine, true);
   row.tell("row:acted");
+}
+
+/** A refusal that names a parameter of a request also names what the page has for it. */
+function inWordsOfThePage(message) {
+  const place = ask.form.discard.parentElement.textContent.trim();
+  return message.includes("discard_saved") ? `${message} (here: “${place}”)` : message;
 }
 
 /** What the controller's answer says, in a few words. */
@@ -929,21 +988,27 @@ function outcome(name, answer) {
   return answer.changed ? state : `nothing to do, it is ${state}`;
 }
 
-/** A line in a row: an action under way, and then its outcome until the next action. */
+/** A line in a row: an action under way, and then its outcome until the next one. */
 class Entry {
   constructor(row, label) {
     this.row = row;
     this.label = label;
-    this.text = make("span", "", `${label} …`);
+    this.text = make("span", "line", `${label} …`);
     this.element = make("div", "entry pending", this.text);
-    const place = row.element.querySelector(".answer");
-    for (const finished of place.querySelectorAll(".entry:not(.pending)")) finished.remove();
-    place.append(this.element);
+    this.removeFinished();
+    row.element.querySelector(".answer").append(this.element);
     speak(`${row.name}: ${label}`);
   }
 
+  removeFinished() {
+    for (const entry of this.row.element.querySelectorAll(".entry:not(.pending)")) {
+      this.row.rescueFocus(entry);
+      entry.remove();
+    }
+  }
+
   write(words) {
-    write(this.text, words ? `${this.label}: ${words}` : `${this.label} …`);
+    writeLine(this.text, words ? `${this.label}: ${words}` : `${this.label} …`);
   }
 
   /**
@@ -957,12 +1022,13 @@ class Entry {
     const bar = Object.assign(make("progress", ""), { max: seconds });
     bar.ariaLabel = `${this.label}, time left`;
     const force = Object.assign(make("button", "", "Cut its power now"), { type: "button" });
-    force.addEventListener("click", () => perform(this.row, "force_off", {}));
-    this.element.append(bar, force);
+    force.addEventListener("click", () => this.cut(force, bar));
+    // In front of the words, which change: nobody shall hit it who aimed at something else.
+    this.element.prepend(force, bar);
     const tick = () => {
       const left = Math.max(0, Math.ceil((end - Date.now()) / 1000));
       const then = cuts ? "power cut in" : "waiting for";
-      this.write(left && `its guest is shutting down, ${then} ${left} s`);
+      this.write(left && `${then} ${left} s, its guest is shutting down`);
       if (left) bar.value = left;
       else bar.removeAttribute("value");
     };
@@ -970,12 +1036,36 @@ class Entry {
     this.ticking = setInterval(tick, 250);
   }
 
+  /** Ends the wait of an action that goes on then; so what came of that is told, not of this. */
+  async cut(button, bar) {
+    clearInterval(this.ticking);
+    bar.removeAttribute("value");
+    this.row.rescueFocus(button);
+    button.disabled = true;
+    this.write("its power is being cut");
+    speak(`${this.row.name}, ${this.text.textContent}`);
+    const path = `${this.row.url}/state_controller/force_off`;
+    try {
+      await lanes.acting.run(() => request(path, { method: "POST", seconds: ACTION_SECONDS }));
+    } catch (error) {
+      button.disabled = false;
+      this.write(`its power was not cut: ${error.message}`);
+      speak(`${this.row.name}, ${this.text.textContent}`);
+      if (!(error instanceof Refusal || error instanceof Silence)) throw error;
+    }
+  }
+
   /** @param {"done" | "failed"} kind */
   finish(kind, words) {
     clearInterval(this.ticking);
+    this.removeFinished();
     this.row.rescueFocus(this.element);
     this.element.className = `entry ${kind}`;
-    this.element.replaceChildren(make("time", "", clock()), ` ${this.label}: ${words}`);
+    const said = make("span", "said", make("time", "", clock()), ` ${this.label}: ${words}`);
+    // What libvirt says may be long: a click shows the whole of it.
+    const told = kind === "failed" ? make("details", "", make("summary", "", said)) : said;
+    said.title = said.textContent;
+    this.element.replaceChildren(told);
     speak(`${this.row.name}, ${this.label}: ${words}`);
   }
 }
@@ -1100,14 +1190,53 @@ const menu = {
 /*
  * Following the machines, and saying so when that is not possible.
  *
- * The event stream tells every change at once. Where there is none to be had (too many pages have
- * one), and to find out what is wrong when it ends, the list of machines is read again and again.
+ * The event stream tells every change at once. Where there is none to be had (too many windows
+ * have one), and to find out what is wrong when it ends, the list of machines is read again and again.
  */
 
 // Milliseconds.
 const POLL_EVERY = 2000;
 const TRY_STREAM_EVERY = 15000;
 const LONGEST_SILENCE = 15000;
+
+// Streams that the windows of one browser may have, of its six connections to one server; and
+// milliseconds in which those who have one say so.
+const MOST_STREAMS = 3;
+const ANSWERS_TAKE = 100;
+
+/**
+ * The windows of this browser agree on who has a stream: whoever wants one asks, and counts the
+ * answers of those who have one or asked before.
+ */
+const streams = {
+  channel: new BroadcastChannel("streams"),
+  /** This window's place in the queue: when it asked. Infinity if it neither has nor wants one. */
+  asked: Infinity,
+  ahead: 0,
+
+  /** Whether this window may have a stream; if so, until it releases it. */
+  async claim() {
+    // With a fraction that nobody else has.
+    this.asked = Date.now() + Math.random();
+    this.ahead = 0;
+    this.channel.postMessage({ question: this.asked });
+    await pause(ANSWERS_TAKE);
+    const granted = this.ahead < MOST_STREAMS;
+    if (!granted) this.release();
+    return granted;
+  },
+
+  release() {
+    this.asked = Infinity;
+  },
+
+  listen() {
+    this.channel.addEventListener("message", ({ data: { question, answer } }) => {
+      if (answer === this.asked) this.ahead += 1;
+      if (question > this.asked) this.channel.postMessage({ answer: question });
+    });
+  },
+};
 
 const WORDS = {
   live: "Live",
@@ -1128,7 +1257,8 @@ const follower = {
   async run() {
     for (;;) {
       await untilVisible();
-      const streamed = await this.stream();
+      const streamed = (await streams.claim()) && (await this.stream());
+      streams.release();
       const tryAgain = Date.now() + (streamed ? 0 : TRY_STREAM_EVERY);
       this.polling = true;
       // Another attempt at a stream makes sense only where a controller answers.
@@ -1181,7 +1311,7 @@ const follower = {
       this.take(await request("/service/machines"), this.polling ? "polling" : "live");
     } catch (error) {
       if (error instanceof Silence) this.show("alone", "The controller does not answer");
-      else if ([503, 504].includes(error.status)) this.libvirtAway(error.message);
+      else if (error.passing) this.libvirtAway(error.message);
       else this.show("refused", `The controller refuses: ${error.message}`);
       return error instanceof Refusal;
     }
@@ -1205,12 +1335,14 @@ const follower = {
 
   /** @param {keyof typeof WORDS} how */
   show(how, why = "") {
+    const back = this.away && !why;
     document.body.dataset.link = how;
     write(byId("link").querySelector("span"), WORDS[how]);
     document.title = why ? `${WORDS[how]} · Machines` : "Machines";
     if (!why) this.lastSeen = clock();
     const seen = this.lastSeen && ` What is shown was so at ${this.lastSeen}.`;
     this.warn(why && `${why}.${seen} Trying again.`);
+    if (back) machines.retry();
   },
 
   /** The warning covers the end of the page, which makes room for it. */
@@ -1258,7 +1390,7 @@ function listen() {
     ask.refresh(row);
   });
   list.addEventListener("row:acted", () => follower.polling && follower.poll());
-  for (const part of [menu, ask, screen, filter]) part.listen();
+  for (const part of [menu, ask, screen, filter, streams]) part.listen();
 }
 
 /** Keeps the pictures of the rows in view fresh, while somebody looks. */
@@ -1278,7 +1410,7 @@ async function introduce() {
     await pause(PICTURES_EVERY);
     return introduce();
   }
-  write(byId("where"), about.libvirt);
+  writeLine(byId("where"), about.libvirt);
   ask.seconds = about.grace_seconds;
 }
 
