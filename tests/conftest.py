@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import chromium
+from tests.browser import Console, chromium, console
 from tests.daemon import Daemon
 from tests.lab import Laboratory
 
@@ -40,3 +40,10 @@ def daemon_on_lab(lab: Laboratory) -> Iterator[Daemon]:
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
+    """The console page of the module's own daemon."""
+    with console(browser, daemon) as shown:
+        yield shown

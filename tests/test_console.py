@@ -33,12 +33,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-@pytest.fixture
-def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
-    with console(browser, daemon) as shown:
-        yield shown
-
-
 def test_shows_every_machine_by_name(shown: Console) -> None:
     names = ["ci-runner-1", "ci-runner-2", "db-1", "desktop", "legacy-erp", ODD, "staging", "web-1"]
     expect(shown.rows.get_by_role("heading")).to_have_text(names)

@@ -37,12 +37,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-@pytest.fixture
-def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
-    with console(browser, daemon) as shown:
-        yield shown
-
-
 def places_of_rows(page: Page) -> list[float]:
     places: list[float] = page.evaluate(
         "Array.from(document.querySelectorAll('.row'), (row) => row.getBoundingClientRect().top)"
@@ -217,55 +211,57 @@ def test_nothing_jumps_while_it_loads(browser: Browser, daemon: Daemon, width: i
         assert jumped(shown.page) < 0.002
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_jumps_when_a_machine_changes(browser: Browser, tmp_path: Path, width: int) -> None:
-    with (
-        demo(tmp_path) as daemon,
-        console(browser, daemon, size={"width": width, "height": 2400}) as shown,
-    ):
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Daemon]:
+    with demo(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture(params=WIDTHS)
+def tall(request: pytest.FixtureRequest, browser: Browser, fresh: Daemon) -> Iterator[Console]:
+    """The page of `fresh`, in a window for all rows, when it shows what there is."""
+    with console(browser, fresh, size={"width": request.param, "height": 2400}) as shown:
         expect(shown.boots("web-1")).to_have_text("disk vda")
-        places = places_of_rows(shown.page)
-        daemon.act("staging", "power_on")
-        expect(shown.state("staging")).to_have_text("running")
-        assert places_of_rows(shown.page) == places
-        daemon.act("db-1", "force_off")
-        expect(shown.button("db-1", "Power on")).to_be_visible()
-        assert places_of_rows(shown.page) == places
-        daemon.act("ci-runner-1", "diskboot", "?once=true")
-        expect(shown.boots("ci-runner-1")).to_contain_text("pending")
-        assert places_of_rows(shown.page) == places
+        yield shown
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_jumps_with_a_countdown(browser: Browser, tmp_path: Path, width: int) -> None:
-    with (
-        demo(tmp_path) as daemon,
-        console(browser, daemon, size={"width": width, "height": 2400}) as shown,
-    ):
-        expect(shown.boots("web-1")).to_have_text("disk vda")
-        places = places_of_rows(shown.page)
-        requests: list[Route] = []
+def test_nothing_jumps_when_a_machine_changes(tall: Console, fresh: Daemon) -> None:
+    places = places_of_rows(tall.page)
+    fresh.act("staging", "power_on")
+    expect(tall.state("staging")).to_have_text("running")
+    assert places_of_rows(tall.page) == places
+    fresh.act("db-1", "force_off")
+    expect(tall.button("db-1", "Power on")).to_be_visible()
+    assert places_of_rows(tall.page) == places
+    fresh.act("ci-runner-1", "diskboot", "?once=true")
+    expect(tall.boots("ci-runner-1")).to_contain_text("pending")
+    assert places_of_rows(tall.page) == places
 
-        def hold(route: Route) -> None:
-            requests.append(route)
 
-        shown.page.route("**/pxeboot", hold)
-        dialog = shown.choose("db-1", "Boot", "PXE boot")
-        dialog.get_by_label("Seconds").fill("10")
-        shown.confirm()
-        cut = shown.answer("db-1").get_by_role("button", name="Cut its power now")
-        expect(shown.answer("db-1")).to_contain_text("power cut in 10 s")
-        place = cut.bounding_box()
-        for words in ("power cut in 9 s", "PXE boot …"):
-            expect(shown.answer("db-1")).to_contain_text(words)
-            assert cut.bounding_box() == place
-            assert places_of_rows(shown.page) == places
-        requests[0].fulfill(status=409, json={"detail": "it is not so. " * 30})
-        expect(shown.answer("db-1")).to_contain_text("it is not so")
-        assert places_of_rows(shown.page) == places
-        # All of it is there for whoever wants to know.
-        shown.answer("db-1").locator("summary").click()
-        assert places_of_rows(shown.page) != places
+def test_nothing_jumps_with_a_countdown(tall: Console) -> None:
+    places = places_of_rows(tall.page)
+    requests: list[Route] = []
+
+    def hold(route: Route) -> None:
+        requests.append(route)
+
+    tall.page.route("**/pxeboot", hold)
+    dialog = tall.choose("db-1", "Boot", "PXE boot")
+    dialog.get_by_label("Seconds").fill("10")
+    tall.confirm()
+    cut = tall.answer("db-1").get_by_role("button", name="Cut its power now")
+    expect(tall.answer("db-1")).to_contain_text("power cut in 10 s")
+    place = cut.bounding_box()
+    for words in ("power cut in 9 s", "PXE boot …"):
+        expect(tall.answer("db-1")).to_contain_text(words)
+        assert cut.bounding_box() == place
+        assert places_of_rows(tall.page) == places
+    requests[0].fulfill(status=409, json={"detail": "it is not so. " * 30})
+    expect(tall.answer("db-1")).to_contain_text("it is not so")
+    assert places_of_rows(tall.page) == places
+    # All of it is there for whoever wants to know.
+    tall.answer("db-1").locator("summary").click()
+    assert places_of_rows(tall.page) != places
 
 
 def test_places_of_buttons_do_not_depend_on_the_others(browser: Browser, tmp_path: Path) -> None:

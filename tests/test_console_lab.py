@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 
 from tests import booting
-from tests.browser import Console, console
+from tests.browser import Console
 from tests.daemon import Daemon
 from tests.lab import Key, Laboratory, Machine, Nic, until
 
@@ -31,12 +31,6 @@ def daemon(lab: Laboratory) -> Iterator[Daemon]:
 def define(lab: Laboratory) -> Iterator[booting.Define]:
     with booting.machines(lab) as define:
         yield define
-
-
-@pytest.fixture
-def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
-    with console(browser, daemon) as shown:
-        yield shown
 
 
 def width(picture: Locator) -> int:

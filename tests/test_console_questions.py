@@ -20,12 +20,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-@pytest.fixture
-def shown(browser: Browser, daemon: Daemon) -> Iterator[Console]:
-    with console(browser, daemon) as shown:
-        yield shown
-
-
 @pytest.mark.parametrize("verb", ["Force off", "Reset", "Power cycle"])
 def test_machine_goes_off_while_its_question_is_open(
     shown: Console, daemon: Daemon, verb: str

@@ -5,22 +5,20 @@ site but another origin. The daemon asks for no password, so that nothing but th
 off; or for one that the browser knows from a visit, but does not give away on every occasion.
 """
 
-import http.server
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from mc.users import add_user
-from tests.browser import chromium
 from tests.daemon import Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import hypervisor
 from tests.lab import until
+from tests.other_service import other_service
 
 OK, UNAUTHORIZED = 200, 401
 PATIENCE = 60.0
@@ -51,12 +49,6 @@ for (const one of document.querySelectorAll("form, a")) {{
 </script>"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture(params=[False, True], ids=["open", "users"])
 def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
     uri = hypervisor(tmp_path / "machines.xml", [("vm", "running")])
@@ -77,30 +69,6 @@ def visitor(browser: Browser, daemon: Daemon) -> Iterator[BrowserContext]:
         yield context
     finally:
         context.close()
-
-
-@contextmanager
-def foreign_site(page: str) -> Iterator[int]:
-    """The port of a server of another's, which has just this page."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(OK)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def refused_verbs(daemon: Daemon) -> set[str]:
@@ -125,7 +93,9 @@ def actions(daemon: Daemon) -> list[str]:
 def test_foreign_page_moves_nothing(browser: Browser, daemon: Daemon, host: str) -> None:
     url = f"http://127.0.0.1:{daemon.port}{ACTIONS}"
     parts = [markup.format(url + verb) for verb, markup in WAYS.items()]
-    with foreign_site(PAGE.format("".join(parts))) as port, visitor(browser, daemon) as context:
+    page = PAGE.format("".join(parts))
+    foreign_site = other_service(OK, page, Content_Type="text/html")
+    with foreign_site as port, visitor(browser, daemon) as context:
         context.new_page().goto(f"http://{host}:{port}/")
         until(lambda: refused_verbs(daemon), PATIENCE, "refusals", lambda seen: seen == set(WAYS))
     assert actions(daemon) == []

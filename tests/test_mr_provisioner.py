@@ -13,7 +13,8 @@ from tests.certificate import certificate
 from tests.daemon import PROGRAM, Daemon
 from tests.hypervisor import hypervisor
 from tests.lab import Cdrom, Laboratory, Machine, Nic, until
-from tests.provisioner import Bmc, BMCError, DriverOf2018, Provisioned, driver, other_service
+from tests.other_service import other_service
+from tests.provisioner import Bmc, BMCError, DriverOf2018, Provisioned, driver
 
 SECRET = 'p: ä"ss'  # noqa: S105
 

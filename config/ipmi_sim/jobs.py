@@ -42,9 +42,9 @@ class Request:
         self._begun = False
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        words, until, last = self._expected()
-        self.repeated = words == self.words and 0 < until - deadline <= REPEATED_SECONDS
-        if last not in port.waiting():
+        asked, until, last = self._expected()
+        self.repeated = asked == words and 0 < until - deadline <= REPEATED_SECONDS
+        if until and last not in port.waiting():
             # This is it, or it was no request.
             self._expect_repetitions(until=0)
 

@@ -61,9 +61,8 @@ class EventStream(Iterator[bytes]):
     """The stream for one client. It ends with the client or the daemon; `close` frees its place.
 
     A client that has closed its connection, or whose account has gone or changed, is noticed within
-    a second or two. To one that does
-    not read, a write fails after the server's time-out; one whose system does not answer any more
-    is cut off by ours.
+    a second or two. To one that does not read, a write fails after the server's time-out; one whose
+    system does not answer any more is cut off by ours.
     """
 
     def __init__(

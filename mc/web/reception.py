@@ -208,14 +208,11 @@ class Reception:
 
     def _bound_unsent(self) -> None:
         """Give up those who take longest, if too much waits for clients that do not read."""
-        waiting = [one for one in list(self._connections.values()) if one.waiting]
-        waiting.sort(key=lambda one: one.deadline, reverse=True)
-        unsent = sum(one.wfile.unsent for one in waiting)
-        while unsent > _UNSENT_AT_MOST:
-            connection = waiting.pop()
-            unsent -= connection.wfile.unsent
-            if connection.wfile.unsent:
-                self._forget(connection)
+        connections = list(self._connections.values())
+        slow = [one for one in connections if one.waiting and one.wfile.unsent]
+        slow.sort(key=lambda one: one.deadline, reverse=True)
+        while sum(one.wfile.unsent for one in slow) > _UNSENT_AT_MOST:
+            self._forget(slow.pop())
 
 
 class Server(_cpwsgi_server.CPWSGIServer):  # type: ignore[misc]
