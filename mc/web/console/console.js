@@ -1226,13 +1226,19 @@ const streams = {
     return granted;
   },
 
+  /** An answer may come late, from a busy window: then a stream that was granted is one too many. */
+  count() {
+    this.ahead += 1;
+    if (this.ahead >= MOST_STREAMS) document.dispatchEvent(new Event("streams:full"));
+  },
+
   release() {
     this.asked = Infinity;
   },
 
   listen() {
     this.channel.addEventListener("message", ({ data: { question, answer } }) => {
-      if (answer === this.asked) this.ahead += 1;
+      if (answer === this.asked) this.count();
       if (question > this.asked) this.channel.postMessage({ answer: question });
     });
   },
@@ -1280,8 +1286,14 @@ const follower = {
       const end = () => {
         clearTimeout(silence);
         document.removeEventListener("visibilitychange", leave);
+        document.removeEventListener("streams:full", makeRoom);
         source.close();
         ended(heard);
+      };
+      // As if it had not been granted.
+      const makeRoom = () => {
+        heard = false;
+        end();
       };
       // Streams are few: a page that nobody sees leaves its own to others.
       const leave = () => document.hidden && end();
@@ -1301,6 +1313,7 @@ const follower = {
       on("gone", ({ uuid }) => this.changed(() => machines.forget(uuid)));
       source.addEventListener("error", end);
       document.addEventListener("visibilitychange", leave);
+      document.addEventListener("streams:full", makeRoom);
       wait();
     });
   },
