@@ -12,9 +12,9 @@ from mc.machines import FoundMachine
 from mc.supply import Supply
 from mc.virsh import Virsh
 
-# A reset makes an event, and firmware up to two more of it, each so soon after the one before. A
-# guest is not up and reboots by itself in that time.
-_ECHO_SECONDS = 0.15
+# A reset makes an event, and firmware up to two more of it, within a tenth of a second; more on a
+# busy host. A guest is hardly up and reboots by itself in this time.
+_ECHO_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class BootControl:
         self._supply = supply
         self._backups = backups
         self._started: dict[str, float] = {}
-        self._echoes: dict[str, float] = {}
+        self._resets: dict[str, float] = {}
 
     def status(self, machine: FoundMachine) -> BootStatus:
         """Also of a transient machine, whose only order is the one that it runs by."""
@@ -124,18 +124,14 @@ class BootControl:
             self.restart(uuid)
         else:
             self._virsh.reset(uuid)
-            self._echoes[uuid] = time.monotonic()
+            self._resets[uuid] = time.monotonic()
 
     def is_echo(self, uuid: str, moment: float) -> bool:
         """Whether a reboot of which one heard then is the latest `reset`.
 
         An order that was set since is for the boot after it, however late the news of it come.
         """
-        latest = self._echoes.get(uuid, -inf)
-        if moment - latest > _ECHO_SECONDS:
-            return False
-        self._echoes[uuid] = max(moment, latest)
-        return True
+        return moment - self._resets.get(uuid, -inf) <= _ECHO_SECONDS
 
     def restart(self, uuid: str) -> None:
         """Off and on: the machine gets a new hypervisor process."""
