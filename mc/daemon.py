@@ -18,12 +18,12 @@ from mc.turns import MachineTurns, Places
 from mc.users import Users
 from mc.virsh import DomainEvents, Virsh, check_binary
 from mc.watch import Watch
-from mc.web.accounts import Accounts
-from mc.web.attempts import Attempts
+from mc.web.access.accounts import Accounts
+from mc.web.access.attempts import Attempts
+from mc.web.access.guard import Guard
+from mc.web.application import serve
 from mc.web.controller import Controller
-from mc.web.guard import Guard
 from mc.web.routes import routes
-from mc.web.server import serve
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import requests
 from requests.auth import HTTPDigestAuth
 
 from mc.users import add_user
-from mc.web.attempts import WAITING_AT_MOST, WAITING_OF_ONE, Attempts, TooManyAttempts
+from mc.web.access.attempts import WAITING_AT_MOST, WAITING_OF_ONE, Attempts, TooManyAttempts
 from mc.web.controller import Controller
 from mc.web.routes import routes
 from tests.daemon import Answer, Daemon

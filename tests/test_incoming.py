@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc.web.incoming import Incoming
 from mc.web.problems import Problem
+from mc.web.server.incoming import Incoming
 
 MAX_HEADER, MAX_BODY = 200, 100
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -13,7 +13,7 @@ import pytest
 from mc import settings
 from mc.settings import Settings, key_of
 from mc.virsh.commands import BURST
-from mc.web.attempts import WAITING_AT_MOST
+from mc.web.access.attempts import WAITING_AT_MOST
 from tests.daemon import PROGRAM
 
 ROOT = PROGRAM.parent

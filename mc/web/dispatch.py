@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import cherrypy
 
 from mc.virsh.quoting import decode
-from mc.web.guard import Guard
+from mc.web.access.guard import Guard
 from mc.web.operation import Content, Route, Stream
 from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json

@@ -17,7 +17,7 @@ from mc.watch import Changed, Everything, News, Reach, Subscription
 from mc.web.controller import Controller, ServiceResource
 from mc.web.operation import Stream, operation
 from mc.web.problems import encoded
-from mc.web.protocol import SOCKET
+from mc.web.server.connection import SOCKET
 
 # A browser connects anew after so many milliseconds.
 _RETRY = b"retry: 1000\n\n"

@@ -15,11 +15,11 @@ from cheroot.wsgi import Gateway_10
 from cherrypy import _cpwsgi_server
 
 from mc.web.headers import EVERY_ANSWER
-from mc.web.incoming import Incoming
 from mc.web.problems import Problem
+from mc.web.server.incoming import Incoming
 
 if TYPE_CHECKING:
-    from mc.web.reception import Reception
+    from mc.web.server.reception import Reception
 
 log = logging.getLogger(__name__)
 

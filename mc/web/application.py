@@ -14,13 +14,13 @@ import cherrypy
 from cherrypy import _cprequest
 
 from mc.settings import Settings
-from mc.web.attempts import WAITING_AT_MOST
+from mc.web.access.attempts import WAITING_AT_MOST
+from mc.web.access.guard import Guard
 from mc.web.dispatch import RouteDispatcher
-from mc.web.guard import Guard
 from mc.web.headers import EVERY_ANSWER
 from mc.web.operation import METHODS, Route
 from mc.web.problems import Problem, problem_of
-from mc.web.reception import Server
+from mc.web.server.reception import Server
 
 log = logging.getLogger(__name__)
 

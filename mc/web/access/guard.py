@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from mc.web.accounts import Accounts
+from mc.web.access.accounts import Accounts
 from mc.web.problems import Problem
 
 # RFC 1035, section 2.3.4; a client may send anything.

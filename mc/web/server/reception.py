@@ -20,7 +20,7 @@ import cherrypy
 from cherrypy import _cpwsgi_server
 
 from mc.web.problems import Problem
-from mc.web.protocol import Connection, Gateway
+from mc.web.server.connection import Connection, Gateway
 
 log = logging.getLogger(__name__)
 

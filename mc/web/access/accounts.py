@@ -15,7 +15,7 @@ from cherrypy.lib.auth_digest import HttpDigestAuthorization, www_authenticate
 
 from mc.errors import UsersUnusable
 from mc.users import REALM, Users, ha1
-from mc.web.attempts import Attempts, TooManyAttempts
+from mc.web.access.attempts import Attempts, TooManyAttempts
 from mc.web.journal import quoted
 from mc.web.problems import Problem
 

@@ -1,0 +1,1 @@
+"""Bytes and requests: connections, whose turn it is, and what gets to the application."""
