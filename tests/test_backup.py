@@ -78,6 +78,36 @@ def test_clock_that_was_put_back_does_not_unseat_the_first(tmp_path: Path) -> No
     assert all(path.name > ahead.name for path in paths)
 
 
+def test_no_two_names_share_their_backups(tmp_path: Path) -> None:
+    """Whatever stands for the rest of a long name is no part of a short one."""
+    long = "L" * 200
+    stem = file_stem(long).removesuffix(".xml.")
+    names = [long, stem, f"{long}x", stem.replace("@", "~"), stem.replace("@", "%40"), "L" * 180]
+    assert len({file_stem(name) for name in names}) == len(names)
+    backups = Backups(tmp_path, 1)
+    for name in names:
+        for text in ("first", "second"):
+            backups.save(name, f"{name}: {text}")
+    assert len(list(tmp_path.iterdir())) == 2 * len(names)
+
+
+@pytest.mark.parametrize(
+    "date", ["99991231T235959.999999", "99991231T235959.999998", "90000101T000000.000000"]
+)
+def test_backup_from_the_end_of_time_is_let_be_and_stops_nothing(tmp_path: Path, date: str) -> None:
+    odd = tmp_path / f"vm.xml.{date}Z.backup"
+    odd.write_text("odd")
+    paths = [Backups(tmp_path, 2).save("vm", f"{number}") for number in range(5)]
+    assert paths == sorted(paths)
+    assert sorted(tmp_path.iterdir()) == [paths[0], *paths[-2:], odd]
+
+
+def test_nothing_comes_after_the_last_date_that_can_be_ours(tmp_path: Path) -> None:
+    (tmp_path / "vm.xml.89991231T235959.999999Z.backup").write_text("odd")
+    backups = Backups(tmp_path, 2)
+    assert [backups.save("vm", text).read_text() for text in ("1", "2", "3")] == ["1", "2", "3"]
+
+
 def test_nothing_is_overwritten_by_many_at_once(tmp_path: Path) -> None:
     backups = Backups(tmp_path, 1000)
     with ThreadPoolExecutor(8) as threads:

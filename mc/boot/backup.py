@@ -18,6 +18,9 @@ _DATE = "%Y%m%dT%H%M%S.%fZ"
 _TEMPORARY = ".writing-"
 # Seconds after which a file of that name is what a crash has left.
 _STALE = 3600
+# From here on no date can be ours: somebody may call a file anything, up to the end of time, after
+# which there is no date for the next one.
+_TOO_LATE = datetime(9000, 1, 1, tzinfo=UTC)
 # What a name may take of the 255 bytes that a file system gives to a file name.
 _LONGEST_NAME = 180
 
@@ -104,13 +107,15 @@ def file_stem(name: str) -> str:
     'web-1.xml.'
     >>> file_stem("../a b")
     '%2E.%2Fa%20b.xml.'
+
+    What stands for the rest of a long name begins with `@`, which no other stem has.
     """
     safe = quote(encode(name), safe="")
     if safe.startswith("."):
         safe = "%2E" + safe[1:]
     if len(safe) > _LONGEST_NAME:
         digest = hashlib.sha256(encode(name)).hexdigest()[:32]
-        safe = f"{safe[: _LONGEST_NAME - len(digest) - 1]}~{digest}"
+        safe = f"{safe[: _LONGEST_NAME - len(digest) - 1]}@{digest}"
     return f"{safe}.xml."
 
 
@@ -118,16 +123,17 @@ def _next_date(earlier: list[Path], stem: str) -> str:
     """Now, or just after the newest backup if the clock has not come so far or was put back."""
     now = datetime.now(UTC)
     newest = _date_of(earlier[-1], stem) if earlier else None
-    if newest is not None and newest >= now:
-        now = newest + timedelta(microseconds=1)
+    if newest is not None and now <= newest:
+        following = newest + timedelta(microseconds=1)
+        now = following if following < _TOO_LATE else now
     return now.strftime(_DATE)
 
 
 def _date_of(path: Path, stem: str) -> datetime | None:
     """When a backup was made; None for a file that is none of this machine's."""
     try:
-        return datetime.strptime(path.name, f"{stem.replace('%', '%%')}{_DATE}.backup").replace(
-            tzinfo=UTC
-        )
+        date = datetime.strptime(path.name, f"{stem.replace('%', '%%')}{_DATE}.backup")
     except ValueError:
         return None
+    date = date.replace(tzinfo=UTC)
+    return date if date < _TOO_LATE else None
