@@ -3,12 +3,12 @@
 
 import argparse
 import getpass
-import logging
 import sys
 from pathlib import Path
 
 from mc import __version__, settings
 from mc.errors import BadAccount, SettingsError, UsersUnusable, VirshUnusable
+from mc.logs import log_to_standard_error
 from mc.settings import Settings
 from mc.users import add_user
 
@@ -110,11 +110,7 @@ def _password() -> str:
 
 
 def _serve(chosen: Settings) -> int:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=chosen.logging_level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_standard_error(chosen.logging_level)
     # Here, because CherryPy takes a third of a second to import and --version needs none of it.
     from mc.daemon import run
 
