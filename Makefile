@@ -23,7 +23,7 @@ run: $(VENV)/run
 	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN) \
 		--backup-dir $(VENV)/backups
 
-test: $(VENV)/test laboratory systemd ipmi browser $(VENV)/$(AXE)
+test: $(VENV)/test laboratory systemd ipmi browser debian proxy $(VENV)/$(AXE)
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 check: $(VENV)/test
@@ -65,6 +65,16 @@ ipmi:
 .PHONY: systemd
 systemd:
 	@tools="systemd-analyze systemd-sysusers" packages=systemd; $(install-missing)
+
+# The distribution's own versions of the libraries, to run the daemon on these as well.
+.PHONY: debian
+debian:
+	@packages="python3-cherrypy3 python3-lxml python3-prometheus-client"; \
+	dpkg --status $$packages >/dev/null 2>&1 || { $(install); }
+
+.PHONY: proxy
+proxy:
+	@tools=nginx packages=nginx-light; $(install-missing)
 
 .PHONY: browser
 browser:

@@ -64,7 +64,7 @@ def run(settings: Settings) -> None:
         boot_verbs=BootVerbs(machines, virsh, turns, supply, boot),
         watch=watch,
         places=Places(settings.actions_at_once),
-        health=Health(virsh),
+        health=Health(virsh, Places(settings.probes_at_once, "health checks")),
         metrics=metrics,
         streams=Places(settings.event_streams, "event streams"),
         pictures=Places(settings.pictures_at_once, "pictures of screens"),
@@ -72,8 +72,7 @@ def run(settings: Settings) -> None:
         grace_seconds=settings.grace_seconds,
     )
 
-    attempts = Attempts()
-    guard = Guard(settings.names, _accounts(settings, attempts))
+    guard = Guard(settings.names, _accounts(settings))
 
     def announce(url: str) -> None:
         print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
@@ -97,7 +96,6 @@ def run(settings: Settings) -> None:
         watch.start()
         # Closed first: whoever waits for libvirt then gives up.
         parts.callback(virsh.close)
-        parts.callback(attempts.stop)
         serve(
             settings,
             routes(controller, settings.authentication),
@@ -108,7 +106,7 @@ def run(settings: Settings) -> None:
         )
 
 
-def _accounts(settings: Settings, attempts: Attempts) -> Accounts | None:
+def _accounts(settings: Settings) -> Accounts | None:
     """The accounts, if there are any. Raises `UsersUnusable` if their file cannot be used."""
     if settings.anonymous:
         log.warning("auth.anonymous: whoever reaches %s may do everything", settings.host)
@@ -117,4 +115,4 @@ def _accounts(settings: Settings, attempts: Attempts) -> Accounts | None:
     users = Users(Path(settings.users_file))
     for name in sorted(set(settings.readers) - users.names()):
         log.warning("auth.readers: there is no user %s", name)
-    return Accounts(users, settings.readers, attempts)
+    return Accounts(users, settings.readers, Attempts())

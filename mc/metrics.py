@@ -5,6 +5,7 @@ few values: none is a machine's name or anything else that a client chooses.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -46,19 +47,22 @@ class Metrics:
             buckets=_BUCKETS,
             registry=registry,
         )
+        # The library takes as long to find the few label values there are as to count by them.
+        self._of_requests = cache(self._requests.labels)
+        self._of_commands = cache(self._commands.labels)
         Info("libvirt_mc_build", "The version that runs.", registry=registry).info(
             {"version": __version__}
         )
 
     def request(self, route: str, method: str, status: int) -> None:
         """Count a request; `route` is the template of its URL."""
-        self._requests.labels(route, method, status).inc()
+        self._of_requests(route, method, status).inc()
 
     def action(self, verb: str, outcome: str) -> None:
         self._actions.labels(verb, outcome).inc()
 
     def command(self, command: str, seconds: float) -> None:
-        self._commands.labels(command).observe(seconds)
+        self._of_commands(command).observe(seconds)
 
     def watch(self, virsh: Virsh, machines: Machines) -> None:
         """Tell of these as well from now on."""

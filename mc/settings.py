@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ def _one_of(*allowed: str) -> Check:
 
 def _names(value: tuple[str, ...]) -> str | None:
     return None if all(map(str.strip, value)) else "must be a list of texts that are not empty"
+
+
+def _networks(value: tuple[str, ...]) -> str | None:
+    try:
+        for network in value:
+            ip_network(network)
+    except ValueError as error:
+        return f"must be a list of addresses and networks, such as '10.0.0.0/8': {error}"
+    return None
 
 
 def _user_names(value: tuple[str, ...]) -> str | None:
@@ -98,11 +107,12 @@ class Settings:
     socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))
     socket_timeout: float = _setting("server.socket_timeout", 10.0, _between(1, 3600))
     max_connections: int = _setting("server.max_connections", 512, _between(8, 65535))
-    max_header: int = _setting("server.max_request_header_size", 65536, _between(1024, 1 << 20))
+    max_header: int = _setting("server.max_request_header_size", 8192, _between(1024, 1 << 20))
     max_body: int = _setting("server.max_request_body_size", 65536, _between(1024, 1 << 20))
     certificate: str = _setting("server.ssl_certificate", "", _absolute_or_none)
     private_key: str = _setting("server.ssl_private_key", "", _absolute_or_none)
     names: tuple[str, ...] = _setting("server.names", (), _names)
+    trusted_proxies: tuple[str, ...] = _setting("server.trusted_proxies", (), _networks)
     users_file: str = _setting("auth.users_file", "", _absolute_or_none)
     readers: tuple[str, ...] = _setting("auth.readers", (), _user_names)
     anonymous: bool = _setting("auth.anonymous", False, _any)
@@ -159,7 +169,8 @@ class Settings:
         """The HTTP schemes by which a user is known; none if none is needed."""
         if not self.users_file:
             return ()
-        return ("digest", "basic") if self.certificate else ("digest",)
+        over_tls = self.certificate or self.trusted_proxies
+        return ("digest", "basic") if over_tls else ("digest",)
 
     @property
     def actions_at_once(self) -> int:
@@ -169,6 +180,11 @@ class Settings:
     @property
     def pictures_at_once(self) -> int:
         """How many pictures of screens may be under way: they leave threads to other reads."""
+        return max(1, self.thread_pool // 10)
+
+    @property
+    def probes_at_once(self) -> int:
+        """How many health checks may wait for libvirt: no user is needed to ask for one."""
         return max(1, self.thread_pool // 10)
 
     @property

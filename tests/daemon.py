@@ -42,10 +42,11 @@ class Daemon:
         *arguments: str,
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
+        python: str = sys.executable,
     ) -> None:
         self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [sys.executable, PROGRAM, "--listen=127.0.0.1:0", "--log-level=debug", *arguments],
+            [python, PROGRAM, "--listen=127.0.0.1:0", "--log-level=debug", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -9,6 +9,7 @@ import pytest
 from mc import __version__
 from mc.errors import Refused, Stopping
 from mc.health import Health
+from mc.turns import Places
 from mc.users import add_user
 from tests.daemon import Daemon
 from tests.hypervisor import open_virsh
@@ -102,7 +103,7 @@ def test_libvirt_that_refuses_to_answer_is_there(lab: Laboratory) -> None:
     with closing(open_virsh(lab.uri.replace("qemu+", "secret+"))) as virsh:
         with pytest.raises(Refused, match="not supported"):
             virsh.hostname()
-        assert Health(virsh).reachable()
+        assert Health(virsh, Places(1)).reachable()
 
 
 def test_controller_that_is_stopping_reaches_nothing() -> None:
@@ -110,4 +111,4 @@ def test_controller_that_is_stopping_reaches_nothing() -> None:
     virsh.close()
     with pytest.raises(Stopping):
         virsh.hostname()
-    assert not Health(virsh).reachable()
+    assert not Health(virsh, Places(1)).reachable()

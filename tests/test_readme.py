@@ -79,6 +79,7 @@ NOT_RUN = {
         ],
         "tests/test_ipmi.py does it, at ports and in a folder of its own",
     ),
+    "location / {": "tests/test_proxy.py has nginx serve by it",
     "virsh define /var/lib/libvirt_mc/backups/web-1.xml.20260101T120000.000000Z.backup": (
         "tests/test_boot_kept.py does it, with a backup that exists"
     ),

@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import resource
 import select
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -11,7 +13,9 @@ from threading import Event, Thread
 
 import pytest
 
+from mc.users import add_user
 from tests.daemon import Daemon
+from tests.digest import authorization, nonce_of
 from tests.lab import until
 
 STATUS = b"GET /service/test/state_controller/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -40,8 +44,9 @@ def hasty(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-def connect(daemon: Daemon) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", daemon.port), timeout=60)
+def connect(daemon: Daemon, source: str = "127.0.0.1") -> socket.socket:
+    address = ("127.0.0.1", daemon.port)
+    return socket.create_connection(address, timeout=60, source_address=(source, 0))
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -198,20 +203,72 @@ def test_idle_connection_is_closed_without_a_word(hasty: Daemon) -> None:
         assert rest(connection).count(b"HTTP/1.1") == 1
 
 
-def test_oldest_connection_makes_room(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.fixture
+def few(tmp_path: Path) -> Iterator[Daemon]:
+    """One that has eight connections at most, six of one address."""
     file = tmp_path / "mc.conf"
     file.write_text("[global]\nserver.socket_timeout = 120.0\nserver.max_connections = 8\n")
-    with Daemon("--connect", "test:///default", "--config", str(file)) as few, ExitStack() as stack:
+    with Daemon("--connect", "test:///default", "--config", str(file)) as daemon:
+        yield daemon
+
+
+def test_oldest_connection_of_an_address_makes_room(few: Daemon) -> None:
+    with ExitStack() as stack:
         clients = []
         for _ in range(12):
             clients.append(stack.enter_context(connect(few)))
             clients[-1].sendall(STATUS)
             assert clients[-1].recv(1 << 16).startswith(b"HTTP/1.1 200")
-        until(lambda: sum(map(has_ended, clients)) == 4, 30, "end of the oldest")
+        until(lambda: sum(map(has_ended, clients)) == 6, 30, "end of the oldest")
         # On a busy host an answer may be read before the daemon begins to wait again.
-        for new in clients[6:]:
+        for new in clients[8:]:
             new.sendall(STATUS)
             assert new.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_who_has_most_connections_makes_room_for_others(few: Daemon) -> None:
+    with ExitStack() as stack:
+        clients = {
+            source: [stack.enter_context(connect(few, f"127.0.0.{source}")) for _ in range(number)]
+            for source, number in ((2, 2), (3, 6))
+        }
+        for source in (4, 5, 6):
+            clients[source] = [stack.enter_context(connect(few, f"127.0.0.{source}"))]
+        until(lambda: sum(map(has_ended, clients[3])) == 3, 30, "end of the oldest")
+        for source in (2, 4, 5, 6):
+            for client in clients[source]:
+                client.sendall(STATUS)
+                assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_flood_from_one_address_resets_nobody_elsewhere(few: Daemon) -> None:
+    stopped = Event()
+
+    def flood() -> None:
+        with ExitStack() as stack:
+            while not stopped.is_set():
+                # The system may have none left for so short a time.
+                with suppress(OSError):
+                    stack.enter_context(connect(few, "127.0.0.9"))
+
+    threads = [Thread(target=flood) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        kept = http.client.HTTPConnection(
+            "127.0.0.1", few.port, timeout=60, source_address=("127.0.0.2", 0)
+        )
+        for _ in range(100):
+            kept.request("GET", "/service/test")
+            assert kept.getresponse().read()
+            with connect(few, "127.0.0.3") as new:
+                new.sendall(STATUS)
+                assert new.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        kept.close()
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
 
 
 def has_ended(connection: socket.socket) -> bool:
@@ -250,3 +307,99 @@ def test_port_is_free_when_the_daemon_was_killed(tmp_path: Path) -> None:
         listen = f"--listen=127.0.0.1:{killed.port}"
         with Daemon("--connect", "test:///default", listen) as daemon:
             assert daemon.port == killed.port
+
+
+def test_every_answer_at_the_connection_limit_is_to_the_question(tmp_path: Path) -> None:
+    """40 clients where 12 fit: they are cut off all the time, and never told somebody else's."""
+    file = tmp_path / "mc.conf"
+    file.write_text("[global]\nserver.max_connections = 12\n")
+    counts: Counter[str] = Counter()
+
+    def ask(port: int, client: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        for number in range(1000):
+            question = f"{client}-{number}"
+            try:
+                connection.request("GET", f"/service/{question}")
+                body = connection.getresponse().read()
+            except (OSError, http.client.HTTPException):
+                counts["cut off"] += 1
+                connection.close()
+                continue
+            told = json.loads(body)["detail"] == f"libvirt has no machine '{question}'"
+            counts["right" if told else "wrong"] += 1
+        connection.close()
+
+    arguments = ("--connect", "test:///default", "--config", str(file), "--log-level=info")
+    with Daemon(*arguments) as few:
+        threads = [Thread(target=ask, args=(few.port, client)) for client in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert "Traceback" not in few.log()
+    assert counts["wrong"] == 0
+    assert counts["right"] > 1000
+    assert counts["cut off"] > 10
+
+
+def test_user_whose_request_is_under_way_keeps_the_connection(tmp_path: Path) -> None:
+    add_user(tmp_path / "users", "admin", "secret")
+    file = tmp_path / "mc.conf"
+    file.write_text("[global]\nserver.max_connections = 8\nserver.socket_timeout = 60.0\n")
+    arguments = ("--connect", "test:///default", "--config", str(file))
+    with Daemon(*arguments, f"--users={tmp_path}/users") as few, ExitStack() as stack:
+        user = stack.enter_context(connect(few))
+        signed = authorization("/service/test", nonce_of(few.get("/")))["Authorization"]
+        head = f"GET /service/test HTTP/1.1\r\nHost: localhost\r\nAuthorization: {signed}\r\n"
+        user.sendall(head.encode() + b"\r\n")
+        assert user.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        # Half of the next one; whoever begins one later has more time for it.
+        user.sendall(head.encode())
+        until(lambda: few.get("/healthz").status == 200, 30, "an answer after that")
+        others = []
+        for _ in range(40):
+            others.append(stack.enter_context(connect(few)))
+            with suppress(ConnectionError):
+                others[-1].sendall(OFF)
+        until(lambda: sum(map(has_ended, others)) >= 35, 30, "end of the others")
+        user.sendall(b"\r\n")
+        assert user.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_too_many_open_files_are_logged_once(tmp_path: Path) -> None:
+    """And it goes on when there are fewer."""
+    with Daemon("--connect", "test:///default") as daemon:
+        assert daemon.status("test")["power"] == "on"
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (open_files(daemon) + 5, 4096))
+        with ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(connect(daemon))
+            until(lambda: "connections not accepted" in daemon.log(), 30, "word of it")
+            until(lambda: daemon.get("/nope").status == 404, 30, "an answer all the same")
+        assert 1 <= daemon.log().count("connections not accepted") <= 10
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (4096, 4096))
+        assert daemon.status("test")["power"] == "on"
+
+
+def test_strangers_at_the_health_check_hold_up_nobody(tmp_path: Path) -> None:
+    """While libvirt, here a program that never answers, hangs."""
+    virsh = tmp_path / "virsh"
+    virsh.write_text('#!/bin/sh\ncase "$*" in *version*) exec virsh "$@";; esac\nexec sleep 600\n')
+    virsh.chmod(0o755)
+    file = tmp_path / "mc.conf"
+    file.write_text(
+        f"[global]\nserver.thread_pool = 10\nlibvirt.virsh = {str(virsh)!r}\n"
+        "libvirt.read_seconds = 60.0\n"
+    )
+    with (
+        Daemon("--connect", "qemu:///system", "--config", str(file)) as daemon,
+        ExitStack() as stack,
+    ):
+        for _ in range(200):
+            stack.enter_context(connect(daemon)).sendall(
+                b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            )
+        for _ in range(50):
+            assert daemon.get("/openapi.json").status == 200
+        assert daemon.get("/healthz").json["libvirt"] == "unreachable"

@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -199,3 +200,30 @@ def test_encrypted_key_is_refused(folder: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "the private key is encrypted" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_clients_that_reset_leave_no_trace(daemon: Daemon, folder: Path) -> None:
+    """At each moment of a connection: before, in and after the handshake, and in a request."""
+    start = daemon.log_size()
+    context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 40
+    for data in (b"", b"\x16", hello, b"\x16\x03\x01\x00\x05hello", b"\0" * 100, b"GET / HTTP/1.1"):
+        with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
+            connection.sendall(data)
+            reset(connection)
+    for data in (b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50):
+        connection = context.wrap_socket(
+            socket.create_connection(("127.0.0.1", daemon.port)), server_hostname="localhost"
+        )
+        connection.sendall(data)
+        reset(connection)
+    health = requests.get(url(daemon, "/healthz"), verify=str(folder / "cert.pem"), timeout=30)
+    assert health.status_code == OK
+    assert "Traceback" not in daemon.log(start)
+    assert not any(level in daemon.log(start) for level in (" ERROR ", " WARNING "))
+
+
+def reset(connection: socket.socket) -> None:
+    """Close it in such a way that the other side is told of an error."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

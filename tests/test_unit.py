@@ -13,7 +13,6 @@ import pytest
 from mc import settings
 from mc.settings import Settings, key_of
 from mc.virsh.commands import BURST
-from mc.web.access.attempts import WAITING_AT_MOST
 from tests.daemon import PROGRAM
 
 ROOT = PROGRAM.parent
@@ -136,7 +135,7 @@ def test_limits_leave_room_for_what_the_settings_allow(unit: dict[str, str]) -> 
     assert f"{sessions} x 19 MB" in text
     assert f"make {megabytes} MB" in text
     assert megabytes <= int(unit["MemoryMax"].removesuffix("M"))
-    workers = Settings().thread_pool + Settings().event_streams + WAITING_AT_MOST
+    workers = Settings().thread_pool + Settings().event_streams
     assert workers + 3 * sessions < int(unit["TasksMax"])
     assert 2 * (Settings().max_connections + 4 * sessions) < int(unit["LimitNOFILE"])
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Condition
+from threading import Condition, RLock
 
 from mc.errors import NoAnswer, Stopping
 from mc.virsh.session import Session
@@ -51,7 +51,9 @@ class Pool:
         self._started = 0
         self._lost = 0
         self._closed = False
-        self._changed = Condition()
+        # Not the condition itself, whose `with` is Python's: this is on the way of each command.
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
 
     @contextmanager
     def session(self, deadline: float) -> Iterator[Session]:
@@ -78,7 +80,7 @@ class Pool:
 
     def _idle_or_place(self, impatient_at: float, deadline: float) -> Session | None:
         """An idle session, taken; or None, and with it the right to open one."""
-        with self._changed:
+        with self._lock:
             while True:
                 now = time.monotonic()
                 if self._closed:
@@ -98,7 +100,7 @@ class Pool:
                 self._waiting -= 1
 
     def counts(self) -> SessionCounts:
-        with self._changed:
+        with self._lock:
             return SessionCounts(len(self._idle) + len(self._taken), self._started, self._lost)
 
     def _count(self) -> int:
@@ -110,7 +112,7 @@ class Pool:
         try:
             session = self._new_session()
         finally:
-            with self._changed:
+            with self._lock:
                 self._opening -= 1
                 if session is not None:
                     self._started += 1
@@ -127,7 +129,7 @@ class Pool:
 
     def _give_back(self, session: Session) -> None:
         """Keep the session if it is of use: a surplus one only for a caller who has none yet."""
-        with self._changed:
+        with self._lock:
             self._taken.remove(session)
             # A caller still counts as waiting between being notified and taking a session.
             wanted = self._waiting > len(self._idle) or self._count() < self._keep
@@ -141,7 +143,7 @@ class Pool:
 
     def close(self) -> None:
         """End every session; a command under way fails at once, in the thread that called it."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
             taken = list(self._taken)

@@ -1,81 +1,78 @@
-"""The CherryPy server: one application, started and stopped."""
+"""The CherryPy application, and how CherryPy's engine serves it."""
 
 import logging
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from functools import partial
-from http import HTTPStatus
 from types import FrameType
-from typing import Any
 
 import cherrypy
-from cherrypy import _cprequest
+from cherrypy.process.servers import ServerAdapter
 
 from mc.settings import Settings
-from mc.web.access.attempts import WAITING_AT_MOST
 from mc.web.access.guard import Guard
+from mc.web.addresses import Proxies
 from mc.web.dispatch import RouteDispatcher
-from mc.web.headers import EVERY_ANSWER
 from mc.web.operation import METHODS, Route
-from mc.web.problems import Problem, problem_of
-from mc.web.server.reception import Server
+from mc.web.problems import error_page, problem_of
+from mc.web.server.http import HTTPServer, Serving
+from mc.web.server.incoming import Limits
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_SECONDS = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 KNOWN_METHODS = (*METHODS, "OPTIONS")
-
 
 OnAnswer = Callable[[str, str, int], None]
 """Gets the URL's template, the method and the status of a request that has been answered."""
 
 
-class Request(_cprequest.Request):  # type: ignore[misc]
-    """A request whose every error is answered in one place."""
+class Request(cherrypy.Application.request_class):  # type: ignore[misc]
+    """A request whose every error is answered in one place.
+
+    Nothing is parsed before somebody has been let in: who wants a header or the query reads it from
+    the WSGI environment.
+    """
+
+    throw_errors = True
+    """To `respond`, and what it cannot answer to the gateway; CherryPy would make a page of it."""
+
+    error_page = {"default": error_page}  # noqa: RUF012 (CherryPy copies it for each request)
 
     route = "other"
     """The template of its URL, once it has been found."""
 
-    @staticmethod
-    def membership() -> Callable[[], bool]:
-        """Tells, whenever it is called, whether who sent this would still be let in."""
-        return lambda: True
+    def process_headers(self) -> None:
+        """Leave them alone."""
 
-    def __init__(self, on_answer: OnAnswer, *connection: Any) -> None:
-        super().__init__(*connection)
-        self._on_answer = on_answer
+    def process_query_string(self) -> None:
+        """Leave it alone."""
 
     def respond(self, path_info: str) -> None:
         try:
-            self._do_respond(path_info)
+            super().respond(path_info)
         except Exception as error:
-            problem = problem_of(self._told_apart(error))
-            problem.respond()
+            problem_of(error).respond()
             cherrypy.serving.response.finalize()
-        finally:
-            self.hooks.run("on_end_resource")
         # Neither label is to take whatever value a client thinks of.
         method = self.method if self.method in KNOWN_METHODS else "other"
-        self._on_answer(self.route, method, int(str(cherrypy.serving.response.status)[:3]))
-
-    def _told_apart(self, error: Exception) -> Exception:
-        """What CherryPy cannot decode is the client's fault, and 400, whatever it raises."""
-        if self.stage not in ("process_headers", "process_query_string"):
-            return error
-        what = "headers" if self.stage == "process_headers" else "query"
-        detail = getattr(error, "_message", f"the {what} cannot be decoded: {error}")
-        return Problem(HTTPStatus.BAD_REQUEST, detail)
+        self.app.on_answer(self.route, method, int(str(cherrypy.serving.response.status)[:3]))
 
 
-class Response(_cprequest.Response):  # type: ignore[misc]
-    """A response with the headers that every answer has."""
+class Application(cherrypy.Application):  # type: ignore[misc]
+    """The WSGI application that answers at these routes; `on_answer` is told of each request."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.headers.update(EVERY_ANSWER)
+    request_class = Request
+
+    def __init__(self, routes: Sequence[Route], guard: Guard, on_answer: OnAnswer) -> None:
+        dispatcher = RouteDispatcher(routes, guard)
+        super().__init__(None, "", {"/": {"request.dispatch": dispatcher}})
+        self.on_answer = on_answer
+        # What is not answered is for the gateway; CherryPy's trap would make a page of it.
+        self.wsgiapp.pipeline = []
+        # CherryPy would format a line for every request, only to drop it; actions have our own log.
+        self.log.access = lambda: None
 
 
 def serve(
@@ -92,24 +89,30 @@ def serve(
     `on_serving` gets the URL once requests are answered; `on_stop` ends what requests may be
     waiting for; `on_answer` is told of each request. Raises OSError if the address cannot be had.
     """
-    _check_address(settings.host, settings.port)
-    cherrypy.config.update(_config(settings))
-    dispatcher = RouteDispatcher(routes, guard)
-    application = cherrypy.Application(None, "", {"/": {"request.dispatch": dispatcher}})
-    application.request_class = partial(Request, on_answer)
-    application.response_class = Response
-    # CherryPy would format a line for every request, only to drop it; actions have a log of ours.
-    application.log.access = lambda: None
+    tls = _tls(settings.certificate, settings.private_key) if settings.certificate else None
+    listener = _listener(settings.host, settings.port, settings.socket_queue_size)
+    longest = max(len(route.segments) for route in routes)
+    serving = Serving(
+        Limits(settings.max_header, settings.max_body, longest),
+        # Streams take their time, and so have threads of their own.
+        workers=settings.thread_pool + settings.event_streams,
+        connections=settings.max_connections,
+        seconds=settings.socket_timeout,
+        proxies=Proxies(settings.trusted_proxies),
+    )
+    server = HTTPServer(Application(routes, guard, on_answer), listener, tls, serving)
+    cherrypy.config.update({"environment": "production", "log.screen": False})
     cherrypy.log.error_log.setLevel(logging.WARNING)
-    cherrypy.tree.mount(application)
-    cherrypy.server.instance = _server(settings)
+    # CherryPy's own server, of cheroot.
+    cherrypy.server.unsubscribe()
+    ServerAdapter(cherrypy.engine, server).subscribe()
     # Before the server's own 25: it waits for its workers, which may wait for libvirt.
     cherrypy.engine.subscribe("stop", on_stop, priority=20)
     for number in _SIGNALS:
         signal.signal(number, _end)
     try:
         cherrypy.engine.start()
-        on_serving(_url())
+        on_serving(_url(settings.host, listener.getsockname()[1], is_secure=tls is not None))
         cherrypy.engine.block()
     except KeyboardInterrupt:
         log.debug("told to end while starting or ending")
@@ -127,22 +130,19 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _server(settings: Settings) -> Server:
+def _tls(certificate: str, private_key: str) -> ssl.SSLContext:
     """Raises OSError if there is no such certificate or key, or if nobody can use the key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A client could have us do the costly part of a handshake again and again.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     try:
-        if settings.certificate:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                settings.certificate, settings.private_key, _refuse_encrypted_key
-            )
-        server = Server(settings.max_connections)
+        context.load_cert_chain(certificate, private_key, _refuse_encrypted_key)
     except OSError as error:
         raise OSError(
-            f"server.ssl_certificate {settings.certificate}, "
-            f"server.ssl_private_key {settings.private_key}: {error}"
+            f"server.ssl_certificate {certificate}, server.ssl_private_key {private_key}: {error}"
         ) from error
-    if server.ssl_adapter is not None:
-        server.ssl_adapter.context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return server
+    return context
 
 
 def _refuse_encrypted_key() -> bytes:
@@ -150,41 +150,28 @@ def _refuse_encrypted_key() -> bytes:
     raise OSError("the private key is encrypted, and nobody is here to give its passphrase")
 
 
-def _config(settings: Settings) -> dict[str, object]:
-    return {
-        "environment": "production",
-        "log.screen": False,
-        "server.socket_host": settings.host,
-        "server.socket_port": settings.port,
-        # Streams and answers to wrong passwords take their time, and so have threads of their own.
-        "server.thread_pool": settings.thread_pool + settings.event_streams + WAITING_AT_MOST,
-        "server.socket_queue_size": settings.socket_queue_size,
-        "server.socket_timeout": settings.socket_timeout,
-        "server.max_request_header_size": settings.max_header,
-        "server.max_request_body_size": settings.max_body,
-        "server.ssl_module": "builtin",
-        "server.ssl_certificate": settings.certificate or None,
-        "server.ssl_private_key": settings.private_key or None,
-        "server.shutdown_timeout": _SHUTDOWN_SECONDS,
-    }
-
-
-def _check_address(host: str, port: int) -> None:
-    """Fail early and with the system's own words: CherryPy ends with a traceback."""
+def _listener(host: str, port: int, queue: int) -> socket.socket:
+    """A socket that listens there; for IPv4 as well at `::`. Raises OSError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise OSError(f"cannot listen on {host}:{port}: {error}") from error
     family, kind, protocol, _, address = found[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Connections that outlive the daemon would keep its port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address[0] == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(queue)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
 
 
-def _url() -> str:
-    host, port = cherrypy.server.bound_addr
-    scheme = "https" if cherrypy.server.ssl_certificate else "http"
+def _url(host: str, port: int, *, is_secure: bool) -> str:
+    scheme = "https" if is_secure else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import cherrypy
 
@@ -39,10 +39,13 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
         request.handler = partial(self._answer, request)
 
     def _answer(self, request: Any) -> bytes | Iterable[bytes]:
-        route, variables = self._find(segments_of(request.wsgi_environ["REQUEST_URI"]))
+        environment = request.wsgi_environ
+        route, variables = self._find(segments_of(environment["REQUEST_URI"]))
         if route is not None:
             request.route = route.template
-        self._guard.admit(request, public=route is not None and route.resource.public)
+        public = route is not None and route.resource.public
+        request.login = self._guard.admit(environment, public=public)
+        request.membership = partial(self._guard.membership, request.login)
         if route is None:
             raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
         resource = route.resource
@@ -56,8 +59,8 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
             )
         operation = resource.operation(request.method)
         if operation.acts:
-            self._guard.admit_action(request)
-        given = read_parameters(operation.parameters)
+            self._guard.admit_action(environment, request.login)
+        given = read_parameters(operation.parameters, environment)
         return _sent(getattr(resource, request.method)(**variables, **given))
 
     def _find(self, segments: Sequence[str]) -> tuple[Route | None, dict[str, str]]:
@@ -95,16 +98,14 @@ def _sent(value: object) -> bytes | Iterable[bytes]:
 
 
 def segments_of(uri: str) -> list[str]:
-    """The decoded segments of a request's URI as it came, in which `%2F` separates nothing.
+    """The decoded segments of a request's path as it came, in which `%2F` separates nothing.
 
     >>> segments_of("/service/a%2Fb/state_controller/?wait=1")
     ['service', 'a/b', 'state_controller']
     """
     path = uri.partition("?")[0]
-    if not path.startswith("/"):
-        path = urlsplit(path).path
-    return [
-        # WSGI carries bytes as Latin-1 text (PEP 3333).
-        decode(unquote_to_bytes(segment.encode("latin-1")))
-        for segment in path.removeprefix("/").removesuffix("/").split("/")
-    ]
+    return [_decoded(part) for part in path.removeprefix("/").removesuffix("/").split("/")]
+
+
+def _decoded(segment: str) -> str:
+    return decode(unquote_to_bytes(segment)) if "%" in segment else segment

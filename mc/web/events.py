@@ -17,7 +17,7 @@ from mc.watch import Changed, Everything, News, Reach, Subscription
 from mc.web.controller import Controller, ServiceResource
 from mc.web.operation import Stream, operation
 from mc.web.problems import encoded
-from mc.web.server.connection import SOCKET
+from mc.web.server.gateway import CONNECTION
 
 # A browser connects anew after so many milliseconds.
 _RETRY = b"retry: 1000\n\n"
@@ -48,7 +48,7 @@ class Events(ServiceResource):
             chunks = EventStream(
                 controller,
                 subscription,
-                request.wsgi_environ[SOCKET],
+                request.wsgi_environ[CONNECTION].socket,
                 request.membership(),
                 stack.pop_all(),
             )

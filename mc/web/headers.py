@@ -13,6 +13,7 @@ EVERY_ANSWER = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # In place of the versions of CherryPy and Python.
-    "Server": "libvirt_http_mc",
 }
+"""An answer may have others of these names."""
+SERVER = {"Server": "libvirt_http_mc"}
+"""In place of the versions of CherryPy and Python."""

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
 from mc import __version__
 from mc.web.operation import Operation, Resource, Route, operation
-from mc.web.parameters import Parameter
+from mc.web.parameters import METHODS_WITH_BODY, Parameter
 from mc.web.schemas import PROBLEM, VARIABLES
 
 URL = "/openapi.json"
@@ -16,7 +17,6 @@ A machine is called by its name, percent-encoded, or by its UUID. Verbs are done
 by POST; HEAD never acts. Every URL answers OPTIONS with the methods that it allows, and 405 to
 others. Errors are problem details (RFC 9457) with libvirt's own words.
 """
-_WITH_BODY = ("POST", "PUT", "PATCH")
 _SCHEMES = {
     "digest": {"type": "http", "scheme": "digest"},
     "basic": {"type": "http", "scheme": "basic", "description": "over TLS only"},
@@ -29,10 +29,11 @@ _ERRORS = {
     HTTPStatus.REQUEST_TIMEOUT: "the request did not come in time",
     HTTPStatus.CONFLICT: "not in this state, refused by libvirt, or busy",
     HTTPStatus.LENGTH_REQUIRED: "the body has no Content-Length",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body or the headers are too large",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is too large",
     HTTPStatus.REQUEST_URI_TOO_LONG: "the URL is too long",
     HTTPStatus.MISDIRECTED_REQUEST: "the Host is no name of this one",
-    HTTPStatus.TOO_MANY_REQUESTS: "too many wrong passwords came from this address",
+    HTTPStatus.TOO_MANY_REQUESTS: "too many wrong passwords came from this network",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the header fields are too large or too many",
     HTTPStatus.NOT_IMPLEMENTED: "there is no such Transfer-Encoding here",
     HTTPStatus.SERVICE_UNAVAILABLE: "libvirt or the users file is away, or too much is under way",
     HTTPStatus.GATEWAY_TIMEOUT: "libvirt did not answer in time",
@@ -52,6 +53,7 @@ _ALWAYS = (
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.REQUEST_URI_TOO_LONG,
     HTTPStatus.MISDIRECTED_REQUEST,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     HTTPStatus.NOT_IMPLEMENTED,
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
 )
@@ -74,9 +76,13 @@ class Document(Resource):
 
     @operation("What there is to call, as OpenAPI 3.1", answer={"type": "object"})
     def GET(self) -> object:
-        return document(self._routes, self._authentication)
+        return self._document
 
     HEAD = GET
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        return document(self._routes, self._authentication)
 
 
 def with_document(routes: Iterable[Route], authentication: Sequence[str] = ()) -> list[Route]:
@@ -152,7 +158,7 @@ def _operation(route: Route, method: str, schemas: _Schemas, authentication: Seq
         "summary": declared.summary,
     }
     if declared.parameters:
-        told |= (_body if method in _WITH_BODY else _query)(declared.parameters)
+        told |= (_body if method in METHODS_WITH_BODY else _query)(declared.parameters)
     if route.resource.public:
         told["security"] = []
         authentication = ()

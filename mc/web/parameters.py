@@ -2,15 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from reprlib import Repr
 from typing import Any
-
-import cherrypy
+from urllib.parse import parse_qsl
 
 from mc.web.problems import Problem
 
+METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
+
+# Of what a client sent, in an answer; no parameter is as long. And how many there may be.
+_LONGEST_SHOWN, _MOST_PARAMETERS = 500, 100
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # JSON's number (RFC 8259), of a length that any float has.
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{0,20})?(e[+-]?\d{1,3})?", re.ASCII | re.I)
@@ -70,13 +74,13 @@ def one_of(name: str, about: str, *allowed: str) -> Parameter:
     return Parameter(name, about, read, schema, required=True)
 
 
-def read_parameters(wanted: Sequence[Parameter]) -> dict[str, Any]:
-    """The values of the parameters of the request being served, by name.
+def read_parameters(wanted: Sequence[Parameter], environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the parameters of the request with this WSGI environment, by name.
 
     Raises a 400 `Problem` for one that is unknown, missing, given twice, or not what it must be.
     """
-    given = dict(cherrypy.serving.request.params)
-    for name, value in _body().items():
+    given: dict[str, object] = {}
+    for name, value in (*_query(environment), *_body(environment).items()):
         if name in given:
             raise _bad(name, value, "given once, in the query or in the body")
         given[name] = value
@@ -92,7 +96,8 @@ def _read(by_name: dict[str, Parameter], name: str, value: object) -> object:
     if name not in by_name:
         known = ", ".join(by_name) or "none"
         raise Problem(
-            HTTPStatus.BAD_REQUEST, f"there is no parameter {name!r} here; there is: {known}"
+            HTTPStatus.BAD_REQUEST,
+            f"there is no parameter {_represented(name)} here; there is: {known}",
         )
     try:
         return by_name[name].read(value)
@@ -102,25 +107,54 @@ def _read(by_name: dict[str, Parameter], name: str, value: object) -> object:
 
 def _bad(name: str, value: object, wanted: str) -> Problem:
     return Problem(
-        HTTPStatus.BAD_REQUEST, f"{name} = {value!r}: must be {wanted}", {"parameter": name}
+        HTTPStatus.BAD_REQUEST,
+        f"{_shown(name)} = {_represented(value)}: must be {wanted}",
+        {"parameter": _shown(name)},
     )
 
 
-def _body() -> dict[str, object]:
+def _shown(text: str) -> str:
+    """So much of what a client sent as an answer repeats."""
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+
+
+def _represented(value: object) -> str:
+    """Not by repr(): a client may nest a value deeper than that can go."""
+    short = Repr()
+    short.maxstring = short.maxlong = short.maxother = _LONGEST_SHOWN
+    return short.repr(value)
+
+
+def _query(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    query = environment["QUERY_STRING"]
+    if not query:
+        return []
+    try:
+        return parse_qsl(
+            query, keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS
+        )
+    except ValueError as error:
+        raise Problem(
+            HTTPStatus.BAD_REQUEST, f"the query cannot be decoded: {_shown(str(error))}"
+        ) from error
+
+
+def _body(environment: Mapping[str, Any]) -> dict[str, object]:
     """The JSON object in the request's body; an empty body is an empty object.
 
     Whatever its media type: `curl -d` calls everything a form.
     """
-    request = cherrypy.serving.request
-    if request.method not in request.methods_with_bodies:
+    if environment["REQUEST_METHOD"] not in METHODS_WITH_BODY:
         return {}
-    raw = request.rfile.read()
+    raw = environment["wsgi.input"].read()
     if not raw.strip():
         return {}
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
+        raise Problem(
+            HTTPStatus.BAD_REQUEST, f"the body is not JSON: {_shown(str(error))}"
+        ) from error
     if not isinstance(value, dict):
         raise Problem(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
     return value

@@ -21,6 +21,7 @@ from mc.errors import (
     Unavailable,
     WrongState,
 )
+from mc.web.accept import prefers_html
 
 log = logging.getLogger(__name__)
 
@@ -59,26 +60,23 @@ class Problem(Exception):
         response.headers.update(self.headers)
         response.headers["Content-Type"] = "application/problem+json"
         response.headers.pop("Content-Length", None)
-        response.body = self.json()
+        response.body = to_json(self.value())
 
-    def json(self) -> bytes:
-        return to_json(
-            {
-                "type": "about:blank",
-                "title": self.status.phrase,
-                "status": self.status.value,
-                "detail": self.detail,
-                **self.members,
-            }
-        )
+    def value(self) -> dict[str, object]:
+        """What it tells, as JSON."""
+        return {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": self.status.value,
+            "detail": self.detail,
+            **self.members,
+        }
 
 
 def problem_of(error: Exception) -> Problem:
     """What to answer for an error; one that nobody foresaw is a 500 that tells nothing."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, cherrypy.HTTPError):
-        return Problem(HTTPStatus(error.code), error._message)
     if not isinstance(error, ControllerError):
         log.error("unexpected error", exc_info=error)
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the controller's log says more")
@@ -98,25 +96,17 @@ def problem_of(error: Exception) -> Problem:
     return Problem(status, str(error), members, retry)
 
 
+def error_page(status: str, **_: object) -> bytes:
+    """What CherryPy asks for when it answers an error by itself, with the status to tell."""
+    code = HTTPStatus(int(status[:3]))
+    problem = Problem(code, code.description or code.phrase)
+    problem.respond()
+    return to_json(problem.value())
+
+
 def wants_html() -> bool:
-    """Whether its sender would rather have HTML than JSON, as a browser's address bar would."""
-    try:
-        accepted = cherrypy.serving.request.headers.elements("Accept")
-        qualities = {media_range.value.lower(): media_range.qvalue for media_range in accepted}
-    except cherrypy.HTTPError:
-        # A quality that is no number.
-        return False
-    return _quality("text/html", qualities) > _quality("application/json", qualities)
-
-
-def _quality(media_type: str, qualities: dict[str, float]) -> float:
-    """How much a media type is wanted; the most precise range counts: RFC 9110, section 12.5.1.
-
-    >>> _quality("text/html", {"*/*": 1.0, "text/*": 0.5})
-    0.5
-    """
-    ranges = (media_type, media_type.split("/")[0] + "/*", "*/*")
-    return next((qualities[one] for one in ranges if one in qualities), 0.0)
+    """Whether the sender of the request would rather have HTML than JSON, as browsers would."""
+    return prefers_html(cherrypy.serving.request.wsgi_environ.get("HTTP_ACCEPT", ""))
 
 
 def to_json(value: object) -> bytes:

@@ -7,9 +7,10 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlsplit
+from wsgiref.types import WSGIEnvironment
 
 from cherrypy.lib.auth_digest import HttpDigestAuthorization, www_authenticate
 
@@ -18,27 +19,33 @@ from mc.users import REALM, Users, ha1
 from mc.web.access.attempts import Attempts, TooManyAttempts
 from mc.web.journal import quoted
 from mc.web.problems import Problem
+from mc.web.server.connection import Connection
+from mc.web.server.gateway import CONNECTION
 
 log = logging.getLogger(__name__)
 
 # How long a nonce is good for; an older one is renewed without asking the user again.
 _NONCE_SECONDS = 600
+# After which an answer says that a password was not looked at.
+_REFUSED_SECONDS = 1.0
+# In place of the HA1 of an account that there is not.
+_NOBODYS = "0" * 32
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Claim:
     """Who a request says that it is from; `proof` is what it should have sent, if it is."""
 
     name: str
     given: str
-    proof: str | None
+    proof: str
+    is_account: bool
     stale: bool = False
 
-    @property
+    @cached_property
     def holds(self) -> bool:
-        return self.proof is not None and hmac.compare_digest(
-            self.given.encode("utf-8", "surrogateescape"), self.proof.encode()
-        )
+        given = self.given.encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given, self.proof.encode()) and self.is_account
 
 
 class Accounts:
@@ -54,33 +61,39 @@ class Accounts:
         self._attempts = attempts
         self._key = secrets.token_hex()
 
-    def identify(self, request: Any) -> str:
-        """The user who sent a request.
+    def identify(self, environment: WSGIEnvironment) -> str:
+        """The user who sent the request with this WSGI environment.
 
-        Raises a `Problem`: 401, 429 for an address with too many wrong passwords, or 503 while the
-        users file cannot be used.
+        Raises a `Problem`: 401, and its answer is sent late if a password was wrong; 429 if it was
+        not looked at, for the many wrong ones before it; 503 while the users file cannot be used.
         """
+        connection: Connection = environment[CONNECTION]
         try:
-            return self._user(request)
+            return self._user(environment, connection)
         except TooManyAttempts as error:
+            connection.answer_after(_REFUSED_SECONDS)
             raise _later(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords") from error
         except UsersUnusable as error:
             raise _later(
                 HTTPStatus.SERVICE_UNAVAILABLE, "nobody can be let in now; the log says why"
             ) from error
 
-    def _user(self, request: Any) -> str:
-        address = request.remote.ip
-        self._attempts.check(address)
-        claim = self._claim(request)
+    def _user(self, environment: WSGIEnvironment, connection: Connection) -> str:
+        address = environment["REMOTE_ADDR"]
+        claim = self._claim(environment)
         if claim is None:
-            raise self._challenge(request, "a user name and a password are needed")
+            raise self._challenge(environment, "a user name and a password are needed")
+        # Whoever has shown a right one on this connection is no guesser.
+        if not connection.signed_in:
+            self._attempts.check(address)
+        # Over a trusted proxy's connection the next request may be anybody's.
+        connection.signed_in = claim.holds and not connection.shared
         if not claim.holds:
+            connection.answer_after(self._attempts.wrong(address, claim.name))
             log.warning("wrong password: client=%s user=%s", address, quoted(claim.name))
-            self._attempts.punish(address)
-            raise self._challenge(request, "the user name or the password is wrong")
+            raise self._challenge(environment, "the user name or the password is wrong")
         if claim.stale:
-            raise self._challenge(request, "the nonce is too old", stale=True)
+            raise self._challenge(environment, "the nonce is too old", stale=True)
         return claim.name
 
     def membership(self, name: str) -> Callable[[], bool]:
@@ -95,34 +108,34 @@ class Accounts:
 
         return lasts
 
-    def may_act(self, name: str) -> bool:
+    def may_act(self, name: str | None) -> bool:
         return name not in self._readers
 
-    def _claim(self, request: Any) -> _Claim | None:
+    def _claim(self, environment: WSGIEnvironment) -> _Claim | None:
         """What the request says; None if it says nothing that can be understood."""
-        # Not CherryPy's header: it takes `=?` in one for encoded text (RFC 2047).
-        header: str = request.wsgi_environ.get("HTTP_AUTHORIZATION", "")
+        header: str = environment.get("HTTP_AUTHORIZATION", "")
         scheme, _, credentials = header.partition(" ")
         try:
             if scheme.lower() == "digest":
-                return self._digest(request, header)
-            if scheme.lower() == "basic" and request.scheme == "https":
+                return self._digest(environment, header)
+            if scheme.lower() == "basic" and environment["wsgi.url_scheme"] == "https":
                 return self._basic(credentials)
         # CherryPy's parser finds no first character in a value that is empty.
         except (ValueError, IndexError) as error:
-            log.debug("credentials that cannot be read: %s", error)
+            log.debug("credentials that cannot be read: %s", quoted(str(error)))
         return None
 
-    def _digest(self, request: Any, header: str) -> _Claim:
-        sent = HttpDigestAuthorization(header, request.method)
+    def _digest(self, environment: WSGIEnvironment, header: str) -> _Claim:
+        sent = HttpDigestAuthorization(header, environment["REQUEST_METHOD"])
         if sent.qop not in (None, "auth") or sent.realm != REALM:
             raise ValueError("another realm, or a qop that was not offered")
-        if _target(sent.uri) != _target(request.wsgi_environ["REQUEST_URI"]):
+        if _target(sent.uri) != _target(environment["REQUEST_URI"]):
             raise ValueError("the URI that was signed is not the one that was called")
         secret = self._users.ha1(sent.username)
-        proof = None if secret is None else sent.request_digest(secret)
+        # As much work for an account that there is not: else it would take less time.
+        proof = sent.request_digest(secret or _NOBODYS)
         stale = not sent.validate_nonce(REALM, self._key) or sent.is_nonce_stale(_NONCE_SECONDS)
-        return _Claim(sent.username, sent.response, proof, stale)
+        return _Claim(sent.username, sent.response, proof, secret is not None, stale)
 
     def _basic(self, credentials: str) -> _Claim:
         try:
@@ -132,11 +145,14 @@ class Accounts:
         name, colon, password = text.partition(":")
         if not colon:
             raise ValueError("no colon in Basic credentials")
-        return _Claim(name, ha1(name, password), self._users.ha1(name))
+        secret = self._users.ha1(name)
+        return _Claim(name, ha1(name, password), secret or _NOBODYS, secret is not None)
 
-    def _challenge(self, request: Any, detail: str, *, stale: bool = False) -> Problem:
+    def _challenge(
+        self, environment: WSGIEnvironment, detail: str, *, stale: bool = False
+    ) -> Problem:
         challenge = www_authenticate(REALM, self._key, stale=stale)
-        if request.scheme == "https":
+        if environment["wsgi.url_scheme"] == "https":
             challenge += f', Basic realm="{REALM}"'
         return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})
 

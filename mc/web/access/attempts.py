@@ -1,115 +1,96 @@
-"""Wrong passwords: each is answered late, so that guessing takes too long."""
+"""Wrong passwords: the answer to each comes late, so that guessing takes too long."""
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-from threading import Event, Lock
+from threading import Lock
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
-# Seconds after which an address is forgotten, and how many are remembered.
-_MEMORY_SECONDS = 600.0
-_ADDRESSES = 1024
-# How many answers of one address may wait, and of all together: each keeps a thread.
-WAITING_OF_ONE, WAITING_AT_MOST = 24, 32
-# One household of IPv6 has at least this prefix to choose addresses from (RFC 6177).
-_IPV6_PREFIX = 64
+from mc.web.addresses import network_of
+
+RATE = 4.0
+"""Wrong passwords a second that are answered, whoever they are from, once they come faster."""
+MOST = 400
+"""As many may be ahead of that rate; then those of whom many are known are not looked at."""
+
+# Seconds: for the first wrong password of an address, a network or an account, doubled by each
+# further one; and for one behind others.
+_FIRST_DELAY, _LONGEST_DELAY, _LONGEST_IN_LINE = 0.1, 2.0, 20.0
+# So many of a network are looked at in any case.
+_FEW = 10
+# Seconds after which a source is forgotten, and how many of each kind are remembered.
+_MEMORY_SECONDS, _SOURCES = 600.0, 4096
+# Networks: what one organisation mostly has.
+_IPV4_PREFIX, _IPV6_PREFIX = 24, 48
 
 
 class TooManyAttempts(Exception):
-    """Raised if too many wrong passwords of an address are still to be answered."""
+    """Raised if a password is not looked at, since too many wrong ones came from its network."""
 
 
 @dataclass
 class _Source:
     wrong: int = 0
-    waiting: int = 0
-    last: float = 0.0
-    deaf_until: float = 0.0
+    last: float = float("-inf")
 
 
 class Attempts:
-    """Delays answers to wrong passwords, of 0.1 s for the first to 2 s, by address.
+    """Says when to answer a wrong password: nobody waits here, and right ones never do.
 
-    Right ones are not delayed. While as many answers of an address wait as may, its passwords are
-    not looked at: else it could guess in parallel. Where all places to wait are taken, the answer
-    to a wrong one comes at once, but for the delay nobody looks at the next.
+    Each wrong one takes its place in a line that moves by `RATE`, and waits longer for every one
+    before it from the same address, from the same network, and for the same account, be there such
+    an account or not. Who does not wait for the answers may send more of them; so a limit is set to
+    the line, beyond which a network of which few wrong ones are known is still listened to.
     """
 
     def __init__(self) -> None:
-        self._sources: OrderedDict[str, _Source] = OrderedDict()
-        self._waiting = 0
+        self._sources: dict[str, OrderedDict[str, _Source]] = {
+            kind: OrderedDict() for kind in ("address", "network", "account")
+        }
+        self._ahead = 0.0
+        self._counted_at = time.monotonic()
         self._lock = Lock()
-        self._stopped = Event()
-
-    def stop(self) -> None:
-        """Let all go that wait."""
-        self._stopped.set()
 
     def check(self, address: str) -> None:
-        """Raises `TooManyAttempts` if this address is not to be listened to now."""
+        """Raises `TooManyAttempts` if a password from this address is not to be looked at now."""
         with self._lock:
-            source = self._sources.get(_network(address))
-            if source and (source.waiting >= WAITING_OF_ONE or self._is_deaf_to(source)):
+            if self._line() >= MOST and self._source("network", _network(address)).wrong >= _FEW:
                 raise TooManyAttempts
 
-    def _is_deaf_to(self, source: _Source) -> bool:
-        full = source.waiting > 0 and self._waiting >= WAITING_AT_MOST
-        return full or time.monotonic() < source.deaf_until
-
-    def punish(self, address: str) -> None:
-        """Wait for as long as the wrong passwords of this address so far make it.
-
-        Raises `TooManyAttempts` at once if no place to wait in is left: others of this address
-        may have passed `check` at the same time.
-        """
-        with self._place(_network(address)) as delay:
-            self._stopped.wait(delay)
-
-    @contextmanager
-    def _place(self, network: str) -> Iterator[float]:
-        """A place to wait in, and for how long."""
+    def wrong(self, address: str, account: str) -> float:
+        """Take note of a wrong password; the seconds after which to say so."""
         with self._lock:
-            source = self._noted(network)
-            delay = min(_FIRST_DELAY * 2 ** min(source.wrong - 1, 10), _LONGEST_DELAY)
-            if source.waiting >= WAITING_OF_ONE or self._waiting >= WAITING_AT_MOST:
-                source.deaf_until = time.monotonic() + delay
-                raise TooManyAttempts
-            source.waiting += 1
-            self._waiting += 1
-        try:
-            yield delay
-        finally:
-            with self._lock:
-                source.waiting -= 1
-                self._waiting -= 1
+            behind = self._line()
+            self._ahead += 1
+            sources = (
+                self._source("address", network_of(address)),
+                self._source("network", _network(address)),
+                self._source("account", account),
+            )
+            delay = 0.0
+            for source in sources:
+                delay = max(delay, _FIRST_DELAY * 2 ** min(source.wrong, 10))
+                source.wrong += 1
+                source.last = self._counted_at
+            return max(min(delay, _LONGEST_DELAY), min(behind / RATE, _LONGEST_IN_LINE))
 
-    def _noted(self, network: str) -> _Source:
-        """What is known of an address, with one wrong password more."""
+    def _line(self) -> float:
+        """How many wrong passwords are still to be answered, by the rate."""
         now = time.monotonic()
-        source = self._sources.get(network)
-        if source is None or now - source.last > _MEMORY_SECONDS:
-            source = self._sources[network] = _Source()
-        self._sources.move_to_end(network)
-        if len(self._sources) > _ADDRESSES:
-            self._sources.popitem(last=False)
-        source.wrong += 1
-        source.last = now
+        self._ahead = max(0.0, self._ahead - (now - self._counted_at) * RATE)
+        self._counted_at = now
+        return self._ahead
+
+    def _source(self, kind: str, key: str) -> _Source:
+        """What is known of a source; it is remembered if it is changed soon."""
+        known = self._sources[kind]
+        source = known.get(key)
+        if source is None or self._counted_at - source.last > _MEMORY_SECONDS:
+            source = known[key] = _Source()
+        known.move_to_end(key)
+        if len(known) > _SOURCES:
+            known.popitem(last=False)
         return source
 
 
 def _network(address: str) -> str:
-    """The part of an address that its owner cannot choose.
-
-    >>> _network("192.0.2.7"), _network("2001:db8:1:2:3::4") == _network("2001:db8:1:2:ff::1")
-    ('192.0.2.7', True)
-    """
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address) and not parsed.ipv4_mapped:
-        return str(int(parsed) >> (128 - _IPV6_PREFIX))
-    return address
+    return network_of(address, _IPV4_PREFIX, _IPV6_PREFIX)

@@ -1,21 +1,22 @@
 """Who may call: users, of this host, and on nobody else's behalf."""
 
 import socket
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urlsplit
+from wsgiref.types import WSGIEnvironment
 
 from mc.web.access.accounts import Accounts
 from mc.web.problems import Problem
+from mc.web.server.gateway import AUTHORITY
 
 # RFC 1035, section 2.3.4; a client may send anything.
 _LONGEST_NAME = 255
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # How browsers and their helpers say that nobody has asked yet.
-_PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+_PREFETCH_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ")
 _PREFETCHES = ("prefetch", "prerender", "preview")
 # What the User-Agent of every browser begins with.
 _BROWSER = "Mozilla/"
@@ -33,77 +34,87 @@ class Guard:
         self._given_names = {name.lower().rstrip(".") for name in names}
         own = ("localhost", socket.gethostname(), socket.getfqdn())
         self._names = self._given_names | {name.lower().rstrip(".") for name in own}
+        # A client calls this host by the same name each time.
+        self._is_here = lru_cache(256)(self._names_this_host)
 
-    def admit(self, request: Any, *, public: bool) -> None:
-        """421 for a host that is not this one, 401 for who is no user, unless it is `public`."""
-        self._check_host(request)
-        if self._accounts and not public:
-            request.login = self._accounts.identify(request)
-            request.membership = partial(self._accounts.membership, request.login)
+    def admit(self, environment: WSGIEnvironment, *, public: bool) -> str | None:
+        """The user who asks; None if none is needed, as for what is `public`.
 
-    def admit_action(self, request: Any) -> None:
+        421 for a host that is not this one, 401 for who is no user.
+        """
+        self._check_host(environment)
+        if self._accounts is None or public:
+            return None
+        return self._accounts.identify(environment)
+
+    def membership(self, name: str | None) -> Callable[[], bool]:
+        """Tells, whenever it is called, whether who was let in would still be."""
+        if self._accounts is None or name is None:
+            return lambda: True
+        return self._accounts.membership(name)
+
+    def admit_action(self, environment: WSGIEnvironment, name: str | None) -> None:
         """403 for a user who may only read, and for what no user asked for.
 
         That is what a foreign page causes (https://www.w3.org/TR/fetch-metadata/), or a prefetch.
         """
-        if self._accounts and not self._accounts.may_act(request.login):
-            raise Problem(HTTPStatus.FORBIDDEN, f"{request.login} may only read")
+        if self._accounts and not self._accounts.may_act(name):
+            raise Problem(HTTPStatus.FORBIDDEN, f"{name} may only read")
         for header in _PREFETCH_HEADERS:
-            purpose = request.headers.get(header, "").lower()
+            purpose = environment.get(header, "").lower()
             if any(prefetch in purpose for prefetch in _PREFETCHES):
                 raise Problem(HTTPStatus.FORBIDDEN, "a prefetch must not act")
-        site = request.headers.get("Sec-Fetch-Site", "none")
+        site = environment.get("HTTP_SEC_FETCH_SITE", "none")
         if site not in ("none", "same-origin"):
-            raise Problem(HTTPStatus.FORBIDDEN, f"a {site} page must not act here")
-        if self._is_silent_browser(request):
+            raise Problem(HTTPStatus.FORBIDDEN, f"a {site[:_LONGEST_NAME]} page must not act here")
+        if self._is_silent_browser(environment):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 "by this name of the host a browser does not say which page asks: use localhost",
             )
-        for header in ("Origin", "Referer"):
-            address = request.headers.get(header)
-            if address and not _same_host(address, request.headers.get("Host", "")):
+        for header in ("HTTP_ORIGIN", "HTTP_REFERER"):
+            address = environment.get(header)
+            if address and not _same_host(address, environment.get("HTTP_HOST", "")):
                 raise Problem(
                     HTTPStatus.FORBIDDEN,
                     f"a page of another host must not act here: {address[:_LONGEST_NAME]}",
                 )
 
-    def _is_silent_browser(self, request: Any) -> bool:
+    def _is_silent_browser(self, environment: WSGIEnvironment) -> bool:
         """Whether a browser on this host says nothing of the page that asks.
 
         Browsers send Sec-Fetch-Site over TLS, and to what is the loopback by its look. That
         0.0.0.0 or this host's name leads there as well, they do not know, and the page may have
         them send neither Origin nor Referer. From another host a typed URL looks the same.
         """
-        headers = request.headers
-        if request.scheme == "https" or not headers.get("User-Agent", "").startswith(_BROWSER):
+        browser = environment.get("HTTP_USER_AGENT", "").startswith(_BROWSER)
+        if environment["wsgi.url_scheme"] == "https" or not browser:
             return False
-        if any(header in headers for header in ("Sec-Fetch-Site", "Origin", "Referer")):
+        if any(f"HTTP_{said}" in environment for said in ("SEC_FETCH_SITE", "ORIGIN", "REFERER")):
             return False
-        host = _host_and_port(headers.get("Host", ""), "http")[0].rstrip(".")
+        host = _host_and_port(environment.get("HTTP_HOST", ""), "http")[0].rstrip(".")
         known = host in ("localhost", "::1", *self._given_names) or host.startswith("127.")
-        client = request.remote.ip.removeprefix("::ffff:")
-        return not known and (client == "::1" or client.startswith("127."))
+        return not known and ip_address(environment["REMOTE_ADDR"]).is_loopback
 
-    def _check_host(self, request: Any) -> None:
+    def _check_host(self, environment: WSGIEnvironment) -> None:
         """A name that a foreign page has made to point here must not make it one of ours.
 
         DNS rebinding; RFC 9110, section 7.4. Only HTTP/1.0 may leave the host out, and browsers
         do not speak it.
         """
-        uri = request.wsgi_environ["REQUEST_URI"]
-        authorities = [request.headers.get("Host", "localhost")]
-        if not uri.startswith("/") and uri != "*":
-            authorities.append(urlsplit(uri).netloc)
+        authorities = [environment.get("HTTP_HOST", "localhost")]
+        if AUTHORITY in environment:
+            authorities.append(environment[AUTHORITY])
         for authority in authorities:
-            if not self._is_own(_host_and_port(authority, "http")[0]):
+            if not self._is_here(authority):
                 raise Problem(
                     HTTPStatus.MISDIRECTED_REQUEST,
                     f"{authority[:_LONGEST_NAME]!r} is no name of this host; "
                     "server.names may list it",
                 )
 
-    def _is_own(self, host: str) -> bool:
+    def _names_this_host(self, authority: str) -> bool:
+        host = _host_and_port(authority, "http")[0]
         try:
             ip_address(host)
         except ValueError:

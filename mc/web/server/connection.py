@@ -1,150 +1,91 @@
-"""HTTP below the application: connections, their requests, and what cheroot answers itself."""
+"""A client's connection: what has come over it, and what is still to be sent."""
 
-import io
 import logging
 import select
 import socket
 import ssl
 import time
 from contextlib import suppress
+from email.utils import formatdate
+from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
 
-from cheroot.server import HeaderReader, HTTPConnection
-from cheroot.wsgi import Gateway_10
-from cherrypy import _cpwsgi_server
-
-from mc.web.headers import EVERY_ANSWER
-from mc.web.problems import Problem
-from mc.web.server.incoming import Incoming
-
-if TYPE_CHECKING:
-    from mc.web.server.reception import Reception
+from mc.web.addresses import network_of, plain
+from mc.web.headers import EVERY_ANSWER, SERVER
+from mc.web.problems import Problem, encoded
+from mc.web.server.incoming import Incoming, Limits, Request
 
 log = logging.getLogger(__name__)
 
-SOCKET = "libvirt_http_mc.socket"
-"""Under this name the WSGI environment holds the connection's socket."""
-
 _CHUNK = 1 << 16
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Headers(HeaderReader):
-    """Reads headers, less those that are none of the application's business."""
-
-    def _allow_header(self, key_name: bytes) -> bool:
-        """`Expect` has been answered; in WSGI, `X_Y` could not be told from `X-Y` (PEP 3333)."""
-        return key_name != b"Expect" and b"_" not in key_name
+class Gone(Exception):
+    """Raised if a client does not take what is sent to it, or is not there any more."""
 
 
-class Request(_cpwsgi_server.CPWSGIHTTPRequest):  # type: ignore[misc]
-    """A request, all of which has come."""
+class Holder(Enum):
+    """Who a connection belongs to; nobody else touches it."""
 
-    header_reader = Headers()
-
-    def write(self, chunk: bytes) -> None:
-        """An answer without a length goes on, and each part of it waits for the client here."""
-        super().write(chunk)
-        if all(name.lower() != b"content-length" for name, _ in self.outheaders):
-            self.conn.wfile.finish(self.server.timeout)
-
-    def respond(self) -> None:
-        super().respond()
-        self.conn.wfile.send()
-
-    def parse_request(self) -> None:
-        try:
-            super().parse_request()
-        except ValueError as error:
-            # Such as `http://[::1`, which cheroot does not expect.
-            self.simple_response("400 Bad Request", f"the request cannot be read: {error}")
-
-    def simple_response(self, status: str, msg: str = "") -> None:
-        """Answer what never gets to the application, and end the connection."""
-        code = HTTPStatus(int(str(status)[:3]))
-        self.close_connection = True
-        problem = Problem(code, msg or code.description or code.phrase)
-        self.conn.wfile.write(refusal(problem))
+    RECEPTION = "the reception"
+    WORKER = "a worker"
 
 
-class Writer:
-    """Keeps what is written to it until the client takes it: sending waits for nobody."""
+class Connection:
+    """A connection, which the reception and a worker hold in turns; it is never waited for.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._kept = b""
-
-    def write(self, data: bytes) -> None:
-        self._kept += data
-
-    @property
-    def unsent(self) -> int:
-        """How many bytes are still kept."""
-        return len(self._kept)
-
-    def send(self) -> bool:
-        """Send what the system takes at once; whether that is all. Raises OSError."""
-        while self._kept:
-            try:
-                sent = self._socket.send(self._kept)
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                return False
-            self._kept = self._kept[sent:]
-        return True
-
-    def finish(self, seconds: float) -> None:
-        """Send all. Raises TimeoutError if that takes longer, or OSError."""
-        deadline = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self._socket, select.POLLOUT)
-        while not self.send():
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not poll.poll(remaining * 1000):
-                # The words by which cheroot knows that it is not to log this.
-                raise TimeoutError("timed out")
-
-
-class Connection(HTTPConnection):
-    """A connection, which is either with the reception, without blocking, or with a worker.
-
-    deadline: time of the monotonic clock until which the reception waits for it.
-    waiting: whether the reception waits for the client.
-    draining: whether all has been answered, so that what comes is of no interest.
-
-    A worker never waits for a client that does not read: what the system does not take of an
-    answer at once, the reception sends, and takes no request meanwhile.
+    deadline: time of the monotonic clock until which the reception waits for the client.
+    held_until: before this time of the same clock the answer is not sent.
+    last: whether the connection ends with the answer that is being sent.
+    signed_in: whether the last one to say who he is, on this connection, was believed.
+    shared: whether a proxy sends requests of many clients over it.
     """
 
-    RequestHandlerClass = Request
-
-    def __init__(self, reception: "Reception", connection: socket.socket, address: Any) -> None:
-        self._reception = reception
-        self.server = reception.server
+    def __init__(
+        self,
+        connection: socket.socket,
+        address: tuple[str, int],
+        limits: Limits,
+        *,
+        is_proxy: bool = False,
+    ) -> None:
         self.socket = connection
-        self.remote_addr, self.remote_port = address[:2]
-        self.ssl_env: dict[str, Any] = {}
-        self.incoming = Incoming(
-            self.server.max_request_header_size, self.server.max_request_body_size
-        )
-        self.rfile = io.BytesIO()
-        self.wfile = Writer(connection)
+        self.address, self.port = plain(address[0]), address[1]
+        self.network = network_of(self.address)
+        self.shared = is_proxy
+        self.holder = Holder.RECEPTION
         self.deadline = 0.0
-        self.waiting = False
-        self.draining = False
+        self.held_until = 0.0
+        self.last = False
+        self.signed_in = False
+        self._incoming = Incoming(limits)
+        # A view, so that a long answer is not copied for each part that a slow client takes.
+        self._unsent = memoryview(b"")
+        self._is_broken = False
         self._said_all = False
-        self._shaking_hands = isinstance(connection, ssl.SSLSocket)
+        self._tls = connection if isinstance(connection, ssl.SSLSocket) else None
+        self._is_secured = self._tls is None
 
-    def advance(self) -> int:
-        """Take what has come: the epoll event to wait for, or 0 if a request is whole in `rfile`.
+    def change_hands(self, giver: Holder, taker: Holder) -> None:
+        """Pass it on. Raises RuntimeError, and changes nothing, if it is not the giver's."""
+        if self.holder is not giver:
+            raise RuntimeError(f"a connection of {self.address} is not with {giver.value}")
+        self.holder = taker
+
+    def advance(self) -> int | Request:
+        """Send and take what can be: the next request, or the epoll event to wait for.
 
         Raises EOFError at the end, OSError, or a `Problem` for what can be no request.
         """
+        if self._is_broken:
+            raise ConnectionAbortedError("it was given up while it was answered")
         try:
-            if self._shaking_hands:
-                self._shake_hands()
-            if not self.wfile.send():
+            if self._tls and not self._is_secured:
+                self._shake_hands(self._tls)
+            if not self._send():
                 return select.EPOLLOUT
-            if self.draining:
+            if self.last:
                 self._part()
                 self._receive()
                 return select.EPOLLIN
@@ -154,37 +95,35 @@ class Connection(HTTPConnection):
         except (BlockingIOError, ssl.SSLWantReadError):
             return select.EPOLLIN
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self, tls: ssl.SSLSocket) -> None:
         try:
-            self.socket.do_handshake()
+            tls.do_handshake()
         except ssl.SSLError as error:
             if error.reason == "HTTP_REQUEST":
-                self.socket = socket.socket(fileno=self.socket.detach())
-                self.wfile = Writer(self.socket)
-                self._shaking_hands = False
+                self._tls = None
+                self.socket = socket.socket(fileno=tls.detach())
                 raise Problem(HTTPStatus.BAD_REQUEST, "here is only HTTPS") from error
             raise
-        self._shaking_hands = False
-        self.ssl_env = self.server.ssl_adapter.get_environ(self.socket)
+        self._is_secured = True
 
     def _part(self) -> None:
         """Tell the client, once, that nothing more will come."""
         if self._said_all:
             return
-        if isinstance(self.socket, ssl.SSLSocket):
+        if self._tls:
             with suppress(ssl.SSLWantReadError, ValueError):
-                self.socket.unwrap()
+                self._tls.unwrap()
         self.socket.shutdown(socket.SHUT_WR)
         self._said_all = True
 
-    def _gather(self) -> int:
-        while (request := self.incoming.take()) is None:
-            if self.incoming.expects_continue:
-                self.incoming.expects_continue = False
-                self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.incoming.feed(self._receive())
-        self.rfile = io.BytesIO(request)
-        return 0
+    def _gather(self) -> Request:
+        incoming = self._incoming
+        while (request := incoming.take()) is None:
+            if incoming.expects_continue:
+                incoming.expects_continue = False
+                self.socket.send(_CONTINUE)
+            incoming.feed(self._receive())
+        return request
 
     def _receive(self) -> bytes:
         data: bytes = self.socket.recv(_CHUNK)
@@ -195,45 +134,88 @@ class Connection(HTTPConnection):
     @property
     def in_the_middle(self) -> bool:
         """Whether a part of a request has come, and the one before has been answered."""
-        return self.incoming.started and not self.draining and not self.wfile.unsent
+        return self._incoming.started and not self.last and not self._unsent
 
-    def more_to_do(self) -> bool:
-        """Whether something is here to be sent, or has been received that no event announces."""
-        tls = isinstance(self.socket, ssl.SSLSocket)
-        return bool(self.wfile.unsent) or self.incoming.started or tls
+    @property
+    def unsent(self) -> int:
+        """How many bytes of answers are still to be sent."""
+        return len(self._unsent)
+
+    def event_to_wait_for(self) -> int:
+        """The epoll event at which to go on: at once if something is here that none announces."""
+        if self.held_until:
+            return 0
+        has_more = self._unsent or self.last or self._is_broken or self._incoming.started
+        if has_more or (self._tls and self._tls.pending()):
+            return select.EPOLLOUT | select.EPOLLIN
+        return select.EPOLLIN
+
+    def write(self, data: bytes) -> None:
+        """Have this sent after what is still to be sent; it waits for nobody."""
+        self._unsent = memoryview(bytes(self._unsent) + data if self._unsent else data)
+
+    def answer_after(self, seconds: float) -> None:
+        """Send the answer that is being made no earlier than this, and keep no worker meanwhile."""
+        self.held_until = time.monotonic() + seconds
+
+    def push(self) -> None:
+        """Send what the system takes at once. Raises `Gone`."""
+        if not self.held_until:
+            self._push()
+
+    def _push(self) -> bool:
+        try:
+            return self._send()
+        except OSError as error:
+            self.give_up()
+            raise Gone(str(error)) from error
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all is sent. Raises `Gone` if that takes longer."""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self.socket, select.POLLOUT)
+        while not self._push():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not poll.poll(remaining * 1000):
+                self.give_up()
+                raise Gone("it does not read")
+
+    def _send(self) -> bool:
+        """Send what the system takes at once; whether that is all. Raises OSError."""
+        while self._unsent:
+            try:
+                sent = self.socket.send(self._unsent)
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return False
+            self._unsent = self._unsent[sent:]
+        return True
+
+    def give_up(self) -> None:
+        """Have the reception end it as it is, in the middle of an answer."""
+        self._is_broken = True
 
     def refuse(self, problem: Problem) -> None:
-        """Send an error to a client that may not wait for it."""
-        try:
-            self.socket.send(refusal(problem))
-        except OSError as error:
-            log.debug("%s was not told %r: %s", self.remote_addr, problem.detail, error)
-
-    def close(self) -> None:
-        """What a worker calls when it has answered for the last time."""
-        self._reception.part_with(self)
+        """Let an error be the last answer; what of another has not been sent is not sent."""
+        self._unsent = memoryview(refusal(problem))
+        self.last = True
 
     def end(self) -> None:
         self.socket.close()
 
 
-class Gateway(Gateway_10):
-    """One that gives the application the connection, for answers that go on as long as it does."""
-
-    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
-        environ: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
-        return environ | {SOCKET: self.req.conn.socket}
-
-
 def refusal(problem: Problem) -> bytes:
     """A whole response that is an error, after which the connection ends."""
-    body = problem.json()
+    body = encoded(problem.value()) + b"\n"
     headers = {
         **EVERY_ANSWER,
+        **SERVER,
+        "Date": formatdate(usegmt=True),
+        **problem.headers,
         "Content-Type": "application/problem+json",
         "Content-Length": str(len(body)),
         "Connection": "close",
     }
     lines = [f"HTTP/1.1 {problem.status.value} {problem.status.phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

@@ -1,69 +1,128 @@
-"""Where a request ends: bytes in as they come, whole requests out.
+"""Where requests begin and end, and what is in them: bytes in as they come, whole requests out.
 
-What is ambiguous here is refused, so that nobody who reads the same bytes, a proxy in front or the
-HTTP server behind, can find other requests in them (RFC 9112, sections 5, 6.3 and 11.2).
+What is ambiguous is refused, so that nobody who reads the same bytes, such as a proxy in front, can
+find other requests in them (RFC 9112, sections 3, 5, 6.3 and 11.2). What the service does not read
+is dropped here: a cookie of another program on the same host, for one. Nothing takes more than
+linear time, and all of it is bounded.
 """
 
 import re
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from mc.web.problems import Problem
 
 _LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
-_REQUEST_LINE = re.compile(rb"[^\x00-\x1f\x7f]+")
-# Without the blanks around the value: to look for them in here would take quadratic time.
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00\r\n]*)")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_REQUEST_LINE = re.compile(rb"(%b{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
+# Possessive throughout, so that what does not match is looked at once.
+_FIELDS = re.compile(rb"(?:%b++:[^\x00\r\n]*+\r\n)*+" % _TOKEN)
+_PATH = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*+")
+_ABSOLUTE = re.compile(r"https?://([^/?]*)", re.I)
 # RFC 9112, section 2.2: an empty line before a request means nothing; many mean no good.
 _MOST_EMPTY_LINES = 8
-# What may stand once only, or tells who is called, and by whom.
+# Bytes that may be dropped, since a browser sends the cookies of other programs, up to 64 KiB, to
+# every port of their host; and header fields that there may be.
+MOST_DROPPED, MOST_FIELDS = 1 << 17, 100
+# The fields that the service reads: those that may stand once only, and lists.
 _SINGLE = frozenset(
     b"host content-length authorization origin referer sec-fetch-site sec-purpose purpose x-purpose"
     b" x-moz".split()
 )
+_LISTS = frozenset(
+    b"accept connection expect transfer-encoding user-agent"
+    b" x-forwarded-for x-forwarded-proto".split()
+)
+KNOWN_FIELDS = _SINGLE | _LISTS
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may have.
+
+    head: bytes of the request line, and of the known fields together. body: bytes. segments: parts
+    of the path.
+    """
+
+    head: int
+    body: int
+    segments: int
+
+
+class Request(NamedTuple):
+    """A request, all of which has come.
+
+    target: path and query, as they came, still percent-encoded. authority: the host and port, where
+    the target was a whole URI. fields: those that are known, by their names in lower case.
+    """
+
+    method: str
+    target: str
+    authority: str | None
+    version: str
+    fields: dict[str, str]
+    body: bytes = b""
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        return self.target.partition("?")[2]
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Whether the client may send another request (RFC 9112, section 9.3)."""
+        said = self.fields.get("connection", "").lower()
+        options = [option.strip() for option in said.split(",")]
+        if "close" in options:
+            return False
+        return self.version == "HTTP/1.1" or "keep-alive" in options
 
 
 class Incoming:
-    """The bytes of one connection that have come and are not yet served.
+    """The bytes of one connection that have come and are not yet served."""
 
-    `max_header` and `max_body` are in bytes.
-    """
-
-    def __init__(self, max_header: int, max_body: int) -> None:
-        self._max_header = max_header
-        self._max_body = max_body
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._bytes = bytearray()
         self._searched = 0
         self._empty_lines = 0
-        self._length: int | None = None
+        # The request whose head is here, and the length of the body that is still to come.
+        self._begun: Request | None = None
+        self._length = 0
         self.expects_continue = False
         """Whether the client waits for `100 Continue` before it sends a body (RFC 9110, 10.1.1)."""
 
     @property
     def started(self) -> bool:
         """Whether a part of a request is here."""
-        return bool(self._bytes)
+        return bool(self._bytes) or self._begun is not None
 
     def feed(self, data: bytes) -> None:
         self._bytes += data
 
-    def take(self) -> bytes | None:
+    def take(self) -> Request | None:
         """The next request, whole; None while a part of it is missing.
 
         Raises a `Problem` if it can be none, after which the connection is of no more use.
         """
-        if self._length is None:
-            self._length = self._find_length()
-        if self._length is None or len(self._bytes) < self._length:
+        if self._begun is None:
+            self._begun = self._take_head()
+        if self._begun is None or len(self._bytes) < self._length:
             return None
-        request = bytes(self._bytes[: self._length])
-        del self._bytes[: self._length]
-        self._searched, self._empty_lines, self._length = 0, 0, None
-        self.expects_continue = False
+        request, self._begun = self._begun, None
+        if self._length:
+            request = request._replace(body=bytes(self._bytes[: self._length]))
+            del self._bytes[: self._length]
+        self._searched, self._empty_lines, self.expects_continue = 0, 0, False
         return request
 
-    def _find_length(self) -> int | None:
-        """How long the request is that the bytes begin with; None before its head is here."""
+    def _take_head(self) -> Request | None:
+        """The request that the bytes begin with, less its body; None before its head is here."""
         while self._bytes.startswith(_LINE_END):
             del self._bytes[:2]
             self._empty_lines += 1
@@ -71,48 +130,106 @@ class Incoming:
                 raise Problem(HTTPStatus.BAD_REQUEST, "there is no request in all these lines")
         end = self._bytes.find(_HEAD_END, self._searched)
         self._searched = max(0, len(self._bytes) - len(_HEAD_END) + 1)
-        if (len(self._bytes) if end < 0 else end) > self._max_header:
-            self._refuse_length()
+        so_far = len(self._bytes) if end < 0 else end
+        if so_far > self._limits.head:
+            self._check_line()
+        if so_far > MOST_DROPPED + 2 * self._limits.head:
+            raise _too_large("the headers are too long")
         if end < 0:
             return None
-        fields = _fields(bytes(self._bytes[:end]))
-        length = self._body_length(fields)
-        self.expects_continue = length > 0 and fields.get(b"expect", b"").lower() == b"100-continue"
-        return end + len(_HEAD_END) + length
+        head = bytes(self._bytes[: end + 2])
+        del self._bytes[: end + len(_HEAD_END)]
+        request = self._request(head)
+        self._length = self._body_length(request.fields)
+        said = request.fields.get("expect", "").lower()
+        self.expects_continue = self._length > 0 and said == "100-continue"
+        return request
 
-    def _refuse_length(self) -> None:
-        """The answers that CherryPy gives: 414 for a long first line, else 413."""
-        if 0 <= self._bytes.find(_LINE_END) <= self._max_header:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the headers are too long")
-        raise Problem(HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long")
+    def _check_line(self) -> None:
+        """Not to read on for a request line that will be refused."""
+        if self._bytes.find(_LINE_END, 0, self._limits.head + len(_LINE_END)) < 0:
+            raise Problem(HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long")
 
-    def _body_length(self, fields: dict[bytes, bytes]) -> int:
-        encoding = fields.get(b"transfer-encoding")
-        if encoding is not None and encoding.lower() != b"chunked":
+    def _request(self, head: bytes) -> Request:
+        line_end = head.index(_LINE_END) + 2
+        found = _REQUEST_LINE.fullmatch(head, 0, line_end - 2)
+        if not found:
+            raise Problem(HTTPStatus.BAD_REQUEST, _what_is_wrong(head[: line_end - 2]))
+        if found[3] != b"1" or found[4] not in b"01":
+            raise Problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 and 1.1 are spoken here")
+        version = f"HTTP/1.{found[4].decode()}"
+        fields = self._fields(head, line_end)
+        if "host" not in fields and version == "HTTP/1.1":
+            raise Problem(HTTPStatus.BAD_REQUEST, "HTTP/1.1 needs a Host")
+        target, authority = self._taken_apart(found[2].decode())
+        return Request(found[1].decode(), target, authority, version, fields)
+
+    def _fields(self, head: bytes, start: int) -> dict[str, str]:
+        """The known header fields in a head, each line of which ends with a line end."""
+        if head.count(_LINE_END, start) > MOST_FIELDS:
+            raise _too_large(f"there are more than {MOST_FIELDS} header fields")
+        if not _FIELDS.fullmatch(head, start):
+            raise Problem(HTTPStatus.BAD_REQUEST, "a header line is malformed")
+        fields: dict[bytes, bytes] = {}
+        length = 0
+        for line in head[start:-2].split(_LINE_END) if start < len(head) else ():
+            name, _, value = line.partition(b":")
+            name = name.lower()
+            if name not in KNOWN_FIELDS:
+                continue
+            length += len(line)
+            if name in fields:
+                if name in _SINGLE:
+                    raise Problem(HTTPStatus.BAD_REQUEST, f"{name.decode()} is given twice")
+                value = fields[name] + b", " + value.strip(b" \t")
+            fields[name] = value.strip(b" \t")
+        if length > self._limits.head:
+            raise _too_large(f"the header fields have more than {self._limits.head} bytes")
+        return {name.decode(): value.decode("latin-1") for name, value in fields.items()}
+
+    def _taken_apart(self, target: str) -> tuple[str, str | None]:
+        """Path with query, and authority, of a target (RFC 9112, section 3.2)."""
+        authority = None
+        if not target.startswith("/"):
+            found = _ABSOLUTE.match(target)
+            if found:
+                authority, target = found[1], target[found.end() :]
+                target = target if target.startswith("/") else f"/{target}"
+            elif target != "*":
+                raise Problem(HTTPStatus.BAD_REQUEST, "the request line holds no URL of this host")
+        if "#" in target:
+            raise Problem(HTTPStatus.BAD_REQUEST, "a fragment is not for servers")
+        path = target.partition("?")[0]
+        if not _PATH.fullmatch(path):
+            raise Problem(
+                HTTPStatus.BAD_REQUEST, "a % in a path begins two hexadecimal digits: %25"
+            )
+        if path.removesuffix("/").count("/") > self._limits.segments:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
+        return target, authority
+
+    def _body_length(self, fields: dict[str, str]) -> int:
+        encoding = fields.get("transfer-encoding")
+        if encoding is not None and encoding.lower() != "chunked":
             raise Problem(HTTPStatus.NOT_IMPLEMENTED, "there is no such Transfer-Encoding here")
         if encoding is not None:
             raise Problem(HTTPStatus.LENGTH_REQUIRED, "a body needs a Content-Length")
-        text = fields.get(b"content-length", b"0")
-        if not text.isdigit():
+        text = fields.get("content-length", "0")
+        if not (text.isascii() and text.isdigit()):
             raise Problem(HTTPStatus.BAD_REQUEST, "the Content-Length is not a number")
         # Not int() of any text: Python refuses numbers of more than some thousand digits.
-        if len(text.lstrip(b"0")) > len(str(self._max_body)) or int(text) > self._max_body:
+        digits = text.lstrip("0") or "0"
+        if len(digits) > len(str(self._limits.body)) or int(digits) > self._limits.body:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too long")
-        return int(text)
+        return int(digits)
 
 
-def _fields(head: bytes) -> dict[bytes, bytes]:
-    """The header fields of a request's head, by their names in lower case."""
-    request_line, *lines = head.split(_LINE_END)
-    if not _REQUEST_LINE.fullmatch(request_line):
-        raise Problem(HTTPStatus.BAD_REQUEST, "the request line holds control characters")
-    fields: dict[bytes, bytes] = {}
-    for line in lines:
-        found = _FIELD.fullmatch(line)
-        if not found:
-            raise Problem(HTTPStatus.BAD_REQUEST, "a header line is malformed")
-        name = found[1].lower()
-        if name in fields and name in _SINGLE:
-            raise Problem(HTTPStatus.BAD_REQUEST, f"{name.decode()} is given twice")
-        fields[name] = found[2].strip(b" \t")
-    return fields
+def _what_is_wrong(line: bytes) -> str:
+    if not line.isascii():
+        return "the request line holds bytes beyond ASCII, which a URL has percent-encoded"
+    return "the request line is malformed"
+
+
+def _too_large(detail: str) -> Problem:
+    """RFC 6585, section 5."""
+    return Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)

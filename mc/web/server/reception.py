@@ -1,8 +1,10 @@
 """Where clients wait: a worker gets a request only when all of it has come.
 
-cheroot gives each new connection to a worker, which waits for the client's next byte; some dozen
-slow clients would keep all of them. Here one thread receives for all connections without blocking,
-the TLS handshakes included, and sends what clients are slow to take.
+One thread receives for all connections without blocking, the TLS handshakes included, and sends
+what clients are slow to take. A connection belongs to this thread or to one worker, never to both:
+`_hand_over` and `take_back` are the only two places where it changes hands. This thread alone opens
+and closes connections, and accepts new ones only when it has attended to all that it heard of, so
+that a descriptor which is used again cannot be taken for what it was before.
 """
 
 import logging
@@ -11,143 +13,203 @@ import select
 import socket
 import ssl
 import time
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
-from threading import Event
-from typing import Any
+from threading import Lock
 
-import cherrypy
-from cherrypy import _cpwsgi_server
-
+from mc.web.addresses import Proxies, plain
 from mc.web.problems import Problem
-from mc.web.server.connection import Connection, Gateway
+from mc.web.server.connection import Connection, Holder
+from mc.web.server.incoming import Limits, Request
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at the deadlines.
-_SWEEP_SECONDS = 1.0
+# Seconds between two looks at the deadlines, and while it is ending.
+_SWEEP_SECONDS, _ENDING_SWEEP_SECONDS = 0.5, 0.05
 # What a client gets to read the last answer: a socket closed earlier may take it back.
 _PARTING_SECONDS = 2.0
 # How many bytes of answers may wait for clients to take them.
 _UNSENT_AT_MOST = 1 << 26
+# New connections before those that are there are attended to again.
+_ACCEPTED_AT_ONCE = 64
+# Of all connections that there may be, the share that one address may have.
+_SHARE = 3 / 4
+# Seconds between two log lines that say the same.
+_LOG_SECONDS = 10.0
 
 
 class Reception:
-    """Takes the place of cheroot's ConnectionManager, and has its methods.
+    """Receives requests, gives each to `hand_over`, and gets its connection back by `take_back`.
 
-    A client gets the server's `timeout` for a request, from its first byte to its last, as long to
-    take the answer, and as long again between two. Beyond `most` connections the one that is
-    nearest to its end makes room.
+    A client gets `seconds` for a request, from its first byte to its last, as long to take the
+    answer, and as long again between two. Where there are `most` connections, the next one takes
+    the place of another: of the address that has most of them, the one that is nearest to its end.
+    A request of a user who is signed in keeps its place.
     """
 
-    can_add_keepalive_connection = True
-
-    def __init__(self, server: "Server", most: int) -> None:
-        self.server = server
-        self._most = most
-        self._listener: socket.socket = server.socket
+    def __init__(
+        self,
+        listener: socket.socket,
+        tls: ssl.SSLContext | None,
+        *,
+        hand_over: Callable[[tuple[Connection, Request]], None],
+        limits: Limits,
+        seconds: float,
+        most: int,
+        proxies: Proxies,
+    ) -> None:
+        self._listener = listener
         self._listener.setblocking(False)
-        # cheroot does not for port 0; connections that outlive the daemon would keep its port.
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._tls = tls
+        self._to_worker = hand_over
+        self._limits = limits
+        self._seconds = seconds
+        self._most = most
+        self._most_of_one = max(1, int(most * _SHARE))
+        self._proxies = proxies
         self._connections: dict[int, Connection] = {}
-        self._wake = os.eventfd(0)
+        self._by_network: Counter[str] = Counter()
+        self._not_logged_until = 0.0
+        self._not_logged = 0
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         for descriptor in (self._listener.fileno(), self._wake):
             self._epoll.register(descriptor, select.EPOLLIN)
-        self._stopping = False
-        self._ended = Event()
-        self._ended.set()
-
-    def run(self, expiration_interval: float) -> None:
-        """Receive until told to stop."""
-        self._ended.clear()
-        swept = time.monotonic()
-        while not self._stopping:
-            for descriptor, _ in self._epoll.poll(_SWEEP_SECONDS):
-                if descriptor == self._listener.fileno():
-                    self._accept()
-                elif descriptor in self._connections:
-                    self._attend(self._connections[descriptor])
-            if time.monotonic() - swept >= _SWEEP_SECONDS:
-                self._sweep()
-                swept = time.monotonic()
-        self._ended.set()
+        # Whoever sees under it that a connection is ours sees that it is listened to as well.
+        self._lock = Lock()
+        self._ends_at: float | None = None
 
     def stop(self) -> None:
-        """Make `run` return."""
-        self._stopping = True
+        """Have `run` return as soon as what is being answered has been answered, or soon anyway."""
+        self._ends_at = time.monotonic() + _PARTING_SECONDS
         os.eventfd_write(self._wake, 1)
-        self._ended.wait(_PARTING_SECONDS)
 
-    def close(self) -> None:
-        """Close all connections that no worker has."""
-        for connection in list(self._connections.values()):
-            if connection.waiting:
-                self._forget(connection)
-        self._epoll.close()
-        os.close(self._wake)
+    def run(self) -> None:
+        """Receive until told to stop."""
+        swept = time.monotonic()
+        while not self._is_over():
+            pause = _SWEEP_SECONDS if self._ends_at is None else _ENDING_SWEEP_SECONDS
+            is_called = False
+            for descriptor, _ in self._epoll.poll(pause):
+                if descriptor == self._listener.fileno():
+                    is_called = True
+                elif descriptor != self._wake:
+                    self._try_to_attend(self._connections[descriptor])
+            if is_called:
+                self._accept()
+            if self._ends_at is not None or time.monotonic() - swept >= _SWEEP_SECONDS:
+                self._sweep()
+                swept = time.monotonic()
+        self._close()
 
-    def put(self, connection: Connection) -> None:
-        """Wait for the next request of a connection that a worker has answered."""
-        connection.deadline = time.monotonic() + self.server.timeout
-        if connection.more_to_do():
-            self._attend(connection)
-        else:
-            self._wait(connection, select.EPOLLIN)
+    def take_back(self, connection: Connection) -> None:
+        """From a worker, which has answered and touches it no more."""
+        with self._lock:
+            connection.change_hands(Holder.WORKER, Holder.RECEPTION)
+            if self._epoll.closed:
+                connection.end()
+                return
+            connection.deadline = max(time.monotonic(), connection.held_until) + self._seconds
+            self._listen_to(connection, connection.event_to_wait_for())
 
-    def part_with(self, connection: Connection) -> None:
-        """Close a connection as soon as its client has read the last answer."""
-        if self._stopping:
-            with suppress(OSError):
-                connection.wfile.finish(_PARTING_SECONDS)
-            self._forget(connection)
-            return
-        connection.draining = True
-        seconds = self.server.timeout if connection.wfile.unsent else _PARTING_SECONDS
-        connection.deadline = time.monotonic() + seconds
-        self._attend(connection)
+    def _hand_over(self, connection: Connection, request: Request) -> None:
+        """To a worker: until it is taken back nothing here touches it, and no event tells of it."""
+        connection.change_hands(Holder.RECEPTION, Holder.WORKER)
+        self._to_worker((connection, request))
+
+    def _listen_to(self, connection: Connection, event: int) -> None:
+        # One event only: nothing is heard of a connection while a worker has it.
+        self._epoll.modify(connection.socket.fileno(), event | select.EPOLLONESHOT)
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 client, address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 # Such as too many open files.
-                log.warning("a connection was not accepted: %s", error)
-                self._make_room()
+                self._complain(error)
+                if not self._make_room():
+                    # Until the next sweep; what is to be accepted would be told again and again.
+                    self._epoll.modify(self._listener.fileno(), 0)
                 return
-            if len(self._connections) >= self._most and not self._make_room():
-                client.close()
-                continue
             try:
                 self._welcome(client, address)
             except OSError:
                 # It has gone already.
                 client.close()
 
-    def _welcome(self, client: socket.socket, address: Any) -> None:
-        client.setblocking(False)
-        if self.server.ssl_adapter is not None:
-            client = self._over_tls(client)
-        connection = Connection(self, client, address)
-        connection.deadline = time.monotonic() + self.server.timeout
-        self._connections[client.fileno()] = connection
-        self._epoll.register(client.fileno(), 0)
-        self._wait(connection, select.EPOLLIN)
+    def _complain(self, error: OSError) -> None:
+        """Once in a while: strangers cause as many of these as they like."""
+        self._not_logged += 1
+        if time.monotonic() < self._not_logged_until:
+            return
+        log.warning("connections not accepted: %d, at last by: %s", self._not_logged, error)
+        self._not_logged = 0
+        self._not_logged_until = time.monotonic() + _LOG_SECONDS
 
-    def _over_tls(self, client: socket.socket) -> socket.socket:
-        """The handshake is still to come."""
-        context: ssl.SSLContext = self.server.ssl_adapter.context
-        return context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+    def _welcome(self, client: socket.socket, address: tuple[str, int]) -> None:
+        client.setblocking(False)
+        if self._tls is not None:
+            # The handshake is still to come.
+            client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        is_proxy = self._proxies.trusts(plain(address[0]))
+        connection = Connection(client, address, self._limits, is_proxy=is_proxy)
+        if not self._has_room_for(connection):
+            client.close()
+            return
+        connection.deadline = time.monotonic() + self._seconds
+        self._connections[client.fileno()] = connection
+        self._by_network[connection.network] += 1
+        self._epoll.register(client.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+
+    def _has_room_for(self, connection: Connection) -> bool:
+        mine = connection.network
+        if not connection.shared and self._by_network[mine] >= self._most_of_one:
+            return self._make_room(mine)
+        return len(self._connections) < self._most or self._make_room()
+
+    def _make_room(self, network: str | None = None) -> bool:
+        """Close a connection of this network, or else of the one that has most; whether one was."""
+        spare = [
+            one
+            for one in self._ours()
+            if network in (None, one.network)
+            and not (one.signed_in and (one.in_the_middle or one.unsent))
+        ]
+
+        def steadiness(one: Connection) -> tuple[bool, int, float]:
+            return one.shared, -self._by_network[one.network], one.deadline
+
+        if spare:
+            self._forget(min(spare, key=steadiness))
+        return bool(spare)
+
+    def _ours(self) -> list[Connection]:
+        """The connections that no worker has."""
+        with self._lock:
+            return [one for one in self._connections.values() if one.holder is Holder.RECEPTION]
+
+    def _try_to_attend(self, connection: Connection) -> None:
+        """Nothing that one connection causes ends the service for all others."""
+        try:
+            self._attend(connection)
+        except Exception:
+            log.exception("a connection from %s is left alone", connection.address)
 
     def _attend(self, connection: Connection) -> None:
         """Take what has come from a client; give a whole request to a worker."""
-        connection.waiting = False
+        # Changes nothing: whoever has it, here it may be touched by the reception alone.
+        connection.change_hands(Holder.RECEPTION, Holder.RECEPTION)
+        if connection.held_until:
+            # It can only be heard of because its client has gone.
+            self._forget(connection)
+            return
         was_idle = not connection.in_the_middle
         try:
-            event = connection.advance()
+            come = connection.advance()
         except Problem as problem:
             self._refuse(connection, problem)
         except EOFError:
@@ -158,75 +220,72 @@ class Reception:
         except OSError:
             self._forget(connection)
         except Exception:
-            log.exception("a connection from %s was lost", connection.remote_addr)
-            self._forget(connection)
+            log.exception("a request from %s was not understood", connection.address)
+            self._refuse(connection, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log"))
         else:
-            if not event:
-                self.server.process_conn(connection)
+            if isinstance(come, Request):
+                self._hand_over(connection, come)
                 return
+            now = time.monotonic()
             if connection.in_the_middle and was_idle:
-                connection.deadline = time.monotonic() + self.server.timeout
-            self._wait(connection, event)
-
-    def _wait(self, connection: Connection, event: int) -> None:
-        connection.waiting = True
-        try:
-            # One event only: nothing is heard of a connection while a worker has it.
-            self._epoll.modify(connection.socket.fileno(), event | select.EPOLLONESHOT)
-        except (OSError, ValueError):
-            # The server is stopping, or has made room.
-            self._forget(connection)
+                connection.deadline = now + self._seconds
+            elif connection.last and not connection.unsent:
+                connection.deadline = min(connection.deadline, now + _PARTING_SECONDS)
+            self._listen_to(connection, come)
 
     def _refuse(self, connection: Connection, problem: Problem) -> None:
         connection.refuse(problem)
-        self.part_with(connection)
+        connection.deadline = time.monotonic() + self._seconds
+        self._listen_to(connection, connection.event_to_wait_for())
 
     def _forget(self, connection: Connection) -> None:
-        # Before the close: the next connection may get the same descriptor.
-        self._connections.pop(connection.socket.fileno(), None)
+        del self._connections[connection.socket.fileno()]
+        self._by_network[connection.network] -= 1
+        if not self._by_network[connection.network]:
+            del self._by_network[connection.network]
         connection.end()
 
-    def _make_room(self) -> bool:
-        """Close the connection that would be closed next anyway, if there is one."""
-        waiting = [one for one in list(self._connections.values()) if one.waiting]
-        if waiting:
-            self._forget(min(waiting, key=lambda one: one.deadline))
-        return bool(waiting)
-
     def _sweep(self) -> None:
-        """End the wait for clients whose time is over."""
+        """End the wait for clients whose time is over, and send what was held until now."""
         now = time.monotonic()
-        for connection in list(self._connections.values()):
-            if not connection.waiting or connection.deadline > now:
-                continue
-            if connection.in_the_middle:
-                problem = Problem(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
-                self._refuse(connection, problem)
-            else:
+        if self._ends_at is None:
+            self._epoll.modify(self._listener.fileno(), select.EPOLLIN)
+        for connection in self._ours():
+            if connection.held_until and (connection.held_until <= now or self._ends_at):
+                connection.held_until = 0.0
+                self._listen_to(connection, connection.event_to_wait_for())
+            elif self._ends_at and not connection.unsent:
                 self._forget(connection)
+            elif connection.deadline <= now:
+                self._end_wait(connection)
         self._bound_unsent()
+
+    def _end_wait(self, connection: Connection) -> None:
+        if connection.in_the_middle:
+            problem = Problem(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
+            self._refuse(connection, problem)
+        else:
+            self._forget(connection)
 
     def _bound_unsent(self) -> None:
         """Give up those who take longest, if too much waits for clients that do not read."""
-        connections = list(self._connections.values())
-        slow = [one for one in connections if one.waiting and one.wfile.unsent]
+        slow = [one for one in self._ours() if one.unsent]
         slow.sort(key=lambda one: one.deadline, reverse=True)
-        while sum(one.wfile.unsent for one in slow) > _UNSENT_AT_MOST:
+        while sum(one.unsent for one in slow) > _UNSENT_AT_MOST:
             self._forget(slow.pop())
 
+    def _is_over(self) -> bool:
+        """Whether it is to end, and nobody is being answered or has had the time for it."""
+        if self._ends_at is None:
+            return False
+        if self._listener.fileno() >= 0:
+            self._epoll.unregister(self._listener.fileno())
+            self._listener.close()
+        return not self._connections or time.monotonic() >= self._ends_at
 
-class Server(_cpwsgi_server.CPWSGIServer):  # type: ignore[misc]
-    """CherryPy's server with a reception."""
-
-    def __init__(self, max_connections: int) -> None:
-        """By the settings of `cherrypy.server`."""
-        super().__init__(cherrypy.server)
-        self.gateway = Gateway
-        self._max_connections = max_connections
-
-    def prepare(self) -> None:
-        """Bind the address, and start the workers."""
-        super().prepare()
-        manager: Any = self._connections
-        manager.close()
-        self._connections: Any = Reception(self, self._max_connections)
+    def _close(self) -> None:
+        for connection in self._ours():
+            self._forget(connection)
+        with self._lock:
+            self._epoll.close()
+        os.close(self._wake)

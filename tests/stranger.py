@@ -1,0 +1,157 @@
+"""What a stranger may send to keep the daemon busy, and what each request costs it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mc.settings import Settings
+from mc.web.server.incoming import KNOWN_FIELDS, MOST_DROPPED, MOST_FIELDS
+from tests.daemon import Daemon
+from tests.hostile import TEMPLATES
+from tests.wire import Response, Wire
+
+HEAD, BODY = Settings().max_header, Settings().max_body
+PLAIN = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STATUS = b"GET /service/vm/state_controller/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+# Known fields may fill what is allowed, less the Host; unknown ones are to be dropped.
+KNOWN = sorted(name.decode() for name in KNOWN_FIELDS)
+UNKNOWN = [
+    "Accept-Charset", "Accept-Encoding", "Accept-Language", "Cache-Control", "CGI-Authorization",
+    "Content-Disposition", "Content-Encoding", "Content-Range", "Content-Type", "Cookie",
+    "Cookie2", "Date", "Forwarded", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range",
+    "If-Unmodified-Since", "Keep-Alive", "Last-Event-ID", "Max-Forwards", "Pragma",
+    "Proxy-Authorization", "Range", "Remote-Addr", "Remote-Host", "Remote-User", "Set-Cookie",
+    "TE", "Trailer", "Upgrade", "Via", "X-Forwarded-Host", "X-HTTP-Method-Override", "X-Real-IP",
+    "X-Anything", "X_Y",
+]  # fmt: skip
+# Each is repeated until it fills what is allowed.
+UNITS = [
+    b",", b'"', b"'", b"\\", b";", b"=", b" ", b"\t", b"/", b"/a", b"/.", b".", b":", b"-", b"0",
+    b"9", b"a", b"%", b"%41", b"%ff", b"&", b"&a", b"a=&", b"a=b&", b"+", b"?", b"#", b"@", b"[",
+    b"]", b"[::1]", b"(", b")", b"<", b"{", b"*", b"\xff", b"\xc3\xbc", b"\xe2\x80\xae", b"\x01",
+    b"\x7f", b"=?", b"=?utf-8?q?", b"=?a?q?=41?= ", b"=?a?b?", b'a="\\', b'a="', b"a=b,",
+    b'a="b",', b'"\\",', b", ", b" ,", b",,;", b";q=", b";q=1", b"a;q=0.5,", b"text/html,",
+    b"*/*;q=1,", b"1,1", b"1.1.1.1,", b"bytes=0-0,", b"0-0,", b"::,", b"a.", b"Digest ", b"Basic ",
+    b"YWRt", b"http://", b"close,", b"chunked,", b"{\"a\":", b"{}", b"\"\\ud800", b"1e9", b"null,",
+]  # fmt: skip
+DIGEST = b'Digest username="admin", realm="libvirt_mc", '
+PREFIXES = {
+    "cookie": [b'a="'],
+    "authorization": [
+        b"Digest ", b'Digest username="', b"Basic ", DIGEST + b'uri="/',
+        DIGEST + b'nonce="1:a", uri="/openapi.json", response=b,',
+    ],
+    "content-disposition": [b"form-data; "],
+    "content-type": [b"multipart/form-data; boundary="],
+    "accept": [b"text/html;q="],
+    "host": [b"localhost", b"[", b"a@"],
+    "content-length": [b"0"],
+    "origin": [b"http://", b"http://["],
+    "referer": [b"http://"],
+    "user-agent": [b"Mozilla/"],
+}  # fmt: skip
+
+
+def filled(unit: bytes, size: int) -> bytes:
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+def headers() -> Iterator[bytes]:
+    """Every header field that CherryPy or we might read, full of every kind of nonsense."""
+    for name in (*KNOWN, *UNKNOWN):
+        is_known = name in KNOWN
+        room = HEAD - 60 if is_known else MOST_DROPPED
+        host = b"" if name == "host" else b"Host: localhost\r\n"
+        for prefix in (b"", *PREFIXES.get(name.lower(), ())):
+            for unit in UNITS:
+                value = filled(unit, room - len(name) - len(prefix))
+                field = b"%b: %b%b\r\n" % (name.encode(), prefix, value)
+                yield b"GET /openapi.json HTTP/1.1\r\n" + host + field + b"\r\n"
+                if name.lower() in ("cookie", "content-type"):
+                    yield b"PUT /service/vm/boot HTTP/1.1\r\n" + host + field + b"\r\n"
+
+
+def many_headers() -> Iterator[bytes]:
+    for name in ("Accept", "X-Forwarded-For", "Connection", "User-Agent", "Cookie", "X-A"):
+        for number in (MOST_FIELDS - 2, MOST_FIELDS + 1, 20_000):
+            lines = b"%b: a\r\n" % name.encode() * number
+            yield b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n"
+    yield b"GET /openapi.json HTTP/1.1\r\n" + b":" * MOST_DROPPED + b"\r\n\r\n"
+    yield b"GET /openapi.json HTTP/1.1\r\n" + b"a:" * (MOST_DROPPED // 2) + b"\r\n\r\n"
+    yield b"GET /openapi.json HTTP/1.1\r\n" + b"\r" * MOST_DROPPED + b"\r\n\r\n"
+
+
+def lines() -> Iterator[bytes]:
+    """Request lines: in each URL that there is, in its path and query, and in the rest."""
+    head = b"\r\nHost: localhost\r\n\r\n"
+    targets = {template.encode() for template in TEMPLATES}
+    for unit in UNITS:
+        if unit.isspace():
+            continue
+        for target in sorted(targets):
+            parts = target.count(b"{")
+            room = (HEAD - len(target) - 14) // max(parts, 1)
+            if parts:
+                path = target.replace(b"{machine}", filled(unit, room))
+                yield b"GET " + path.replace(b"{verb}", filled(unit, room)) + b" HTTP/1.1" + head
+            else:
+                yield b"GET " + target + b"?" + filled(unit, room - 1) + b" HTTP/1.1" + head
+        size = HEAD - 14
+        yield b"GET " + filled(unit, size) + b" HTTP/1.1" + head
+        yield b"GET /" + filled(unit, size - 1) + b" HTTP/1.1" + head
+        yield b"GET http://" + filled(unit, size - 7) + b" HTTP/1.1" + head
+        yield (
+            b"GET /service/vm/state_controller/power_off?"
+            + filled(unit, size - 44)
+            + b" HTTP/1.1"
+            + head
+        )
+        yield filled(unit, size) + b" / HTTP/1.1" + head
+        yield b"GET / " + filled(unit, size) + head
+        yield b"GET / HTTP/1." + filled(unit, size) + head
+
+
+def bodies() -> Iterator[bytes]:
+    for unit in UNITS:
+        for prefix in (b"", b"[", b'{"device": ', b'{"device": "', b'{"', b'{"wait": '):
+            body = prefix + filled(unit, BODY - len(prefix))
+            for request in (
+                b"PUT /service/vm/boot",
+                b"POST /service/vm/state_controller/power_off",
+            ):
+                length = b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+                yield request + b" HTTP/1.1\r\nHost: localhost" + length + body
+    deep = b'{"device": ' + b"[" * 900 + b"]" * 900 + b"}"
+    length = b"\r\nContent-Length: %d\r\n\r\n" % len(deep)
+    yield b"PUT /service/vm/boot HTTP/1.1\r\nHost: localhost" + length + deep
+
+
+def processor_time(daemon: Daemon) -> int:
+    """Nanoseconds of processor that all threads of the daemon have had so far."""
+    total = 0
+    for task in Path(f"/proc/{daemon.pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+class Meter:
+    """Sends requests one after the other, and tells what the daemon did for each."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def cost(self, request: bytes, times: int = 1) -> float:
+        """Nanoseconds of processor for one such request, on a connection of its own."""
+        return sum(self.send(request)[1] for _ in range(times)) / times
+
+    def send(self, request: bytes) -> tuple[Response, int]:
+        """The answer, and its cost."""
+        before = processor_time(self._daemon)
+        response = self.answer(request)
+        return response, processor_time(self._daemon) - before
+
+    def answer(self, request: bytes) -> Response:
+        with Wire(self._daemon.port) as wire:
+            wire.send(request)
+            response = wire.response()
+        assert response is not None, request[:200]
+        return response
