@@ -21,9 +21,9 @@ from mc.watch import Watch
 from mc.web.access.accounts import Accounts
 from mc.web.access.attempts import Attempts
 from mc.web.access.guard import Guard
-from mc.web.application import serve
 from mc.web.controller import Controller
 from mc.web.routes import routes
+from mc.web.serve import serve
 
 log = logging.getLogger(__name__)
 

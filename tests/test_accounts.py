@@ -188,7 +188,8 @@ def test_nonce_of_somebody_else_is_renewed_for_who_knows_the_password(
     "header",
     ["Digest", "Digest ", "Digest a", "Digest a=", "Digest a=,b", 'Digest username="', "Digest =",
      "Basic", "Basic %%%", "Basic YWRtaW46c2VjcmV0", "Bearer x", "digest username=admin", ",",
-     "Digest " + "a=b," * 2000, 'Digest username="\xff\xfe"', "Digest username=\t"],
+     "Digest " + "a=b," * 500, "Digest " + "a=b," * 2000, 'Digest username="\xff\xfe"',
+     "Digest username=\t"],
 )  # fmt: skip
 def test_nonsense_is_no_proof(daemon: Daemon, header: str) -> None:
     answer = daemon.request("GET", STATUS, headers={"Authorization": header})
@@ -210,7 +211,7 @@ def test_wrong_password_is_logged_with_its_address(daemon: Daemon) -> None:
 
 
 def test_log_line_is_no_longer_than_a_name(daemon: Daemon) -> None:
-    signed(daemon, STATUS, user="x" * 5_000, password="guess")  # noqa: S106
+    signed(daemon, STATUS, user="x" * 1_000, password="guess")  # noqa: S106
     line = [line for line in daemon.log().splitlines() if "wrong password" in line][-1]
     assert len(line) < 1000
 

@@ -325,3 +325,12 @@ def test_iterable_is_closed_whatever_comes(caplog: pytest.LogCaptureFixture) -> 
     with serving(application) as port:
         assert answer(port, get()).status == 500
     assert closed == [1]
+
+
+def test_server_ends_at_any_moment() -> None:
+    for _ in range(300):
+        with serving(told):
+            pass
+    for _ in range(30):
+        with serving(told) as port, Wire(port) as wire:
+            wire.send(get() * 5)

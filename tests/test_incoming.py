@@ -112,6 +112,15 @@ def test_client_that_waits_to_continue_is_known_before_its_body() -> None:
     assert not subject.expects_continue
 
 
+def test_nobody_who_speaks_http_1_0_is_told_to_continue() -> None:
+    """He would take it for the answer: RFC 9110, section 15.2."""
+    subject = incoming()
+    head = POST.split(b"\r\n\r\n", 1)[0].replace(b"1.1", b"1.0")
+    subject.feed(head + b"\r\nExpect: 100-continue\r\n\r\n")
+    assert subject.take() is None
+    assert not subject.expects_continue
+
+
 def request(*lines: str) -> bytes:
     return "\r\n".join(["POST / HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1")
 
@@ -140,6 +149,7 @@ def request(*lines: str) -> bytes:
         (request(" folded: y"), 400),
         (request("X: y", "\tfolded"), 400),
         (request("no colon"), 400),
+        (request("accept"), 400),
         (request(": no name"), 400),
         (request("X: a\nContent-Length: 1"), 400),
         (request("X: a\rb"), 400),

@@ -13,7 +13,7 @@ from mc.users import add_user
 from mc.web.headers import EVERY_ANSWER, SERVER
 from tests.daemon import Daemon
 from tests.hypervisor import hypervisor
-from tests.stranger import HEAD, PLAIN, Meter, bodies, headers, lines, many_headers
+from tests.stranger import HEAD, PLAIN, Meter, bodies, claims, headers, lines, many_headers
 from tests.wire import Response
 
 # Requests of `/openapi.json`, of a user or refused, at the cost of one that is as nasty as can be.
@@ -59,7 +59,7 @@ def check_all(meter: Meter, requests: Iterator[bytes]) -> None:
 
 
 def test_header_fields(meter: Meter) -> None:
-    check_all(meter, chain(headers(), many_headers()))
+    check_all(meter, chain(headers(), many_headers(), claims()))
 
 
 def test_request_lines(meter: Meter) -> None:

@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 _IPV6_PREFIX = 64
 
 
+@lru_cache(4096)
 def plain(address: str) -> str:
     """An address as the system gives it, an IPv4 address in its usual form.
 

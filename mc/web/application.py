@@ -1,47 +1,29 @@
-"""The CherryPy application, and how CherryPy's engine serves it."""
+"""The CherryPy application, and who gets to it."""
 
-import logging
-import signal
-import socket
-import ssl
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import cherrypy
-from cherrypy.process.servers import ServerAdapter
 
-from mc.settings import Settings
 from mc.web.access.guard import Guard
-from mc.web.addresses import Proxies
-from mc.web.dispatch import RouteDispatcher
-from mc.web.operation import METHODS, Route
+from mc.web.dispatch import ROUTE, Found, RouteDispatcher, Routes
+from mc.web.operation import METHODS
 from mc.web.problems import error_page, problem_of
-from mc.web.server.http import HTTPServer, Serving
-from mc.web.server.incoming import Limits
 
-log = logging.getLogger(__name__)
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 KNOWN_METHODS = (*METHODS, "OPTIONS")
-
-OnAnswer = Callable[[str, str, int], None]
-"""Gets the URL's template, the method and the status of a request that has been answered."""
 
 
 class Request(cherrypy.Application.request_class):  # type: ignore[misc]
-    """A request whose every error is answered in one place.
+    """A request of somebody who has been let in, whose every error is answered in one place.
 
-    Nothing is parsed before somebody has been let in: who wants a header or the query reads it from
-    the WSGI environment.
+    CherryPy parses nothing of it: who wants a header or the query reads it from the WSGI
+    environment.
     """
 
     throw_errors = True
     """To `respond`, and what it cannot answer to the gateway; CherryPy would make a page of it."""
 
     error_page = {"default": error_page}  # noqa: RUF012 (CherryPy copies it for each request)
-
-    route = "other"
-    """The template of its URL, once it has been found."""
 
     def process_headers(self) -> None:
         """Leave them alone."""
@@ -55,19 +37,20 @@ class Request(cherrypy.Application.request_class):  # type: ignore[misc]
         except Exception as error:
             problem_of(error).respond()
             cherrypy.serving.response.finalize()
-        # Neither label is to take whatever value a client thinks of.
-        method = self.method if self.method in KNOWN_METHODS else "other"
-        self.app.on_answer(self.route, method, int(str(cherrypy.serving.response.status)[:3]))
+        status = int(str(cherrypy.serving.response.status)[:3])
+        self.app.on_answer(self.wsgi_environ[ROUTE], self.method, status)
+
+
+OnAnswer = Callable[[Found, str, int], None]
 
 
 class Application(cherrypy.Application):  # type: ignore[misc]
-    """The WSGI application that answers at these routes; `on_answer` is told of each request."""
+    """The CherryPy application; `on_answer` is told of each request."""
 
     request_class = Request
 
-    def __init__(self, routes: Sequence[Route], guard: Guard, on_answer: OnAnswer) -> None:
-        dispatcher = RouteDispatcher(routes, guard)
-        super().__init__(None, "", {"/": {"request.dispatch": dispatcher}})
+    def __init__(self, guard: Guard, on_answer: OnAnswer) -> None:
+        super().__init__(None, "", {"/": {"request.dispatch": RouteDispatcher(guard)}})
         self.on_answer = on_answer
         # What is not answered is for the gateway; CherryPy's trap would make a page of it.
         self.wsgiapp.pipeline = []
@@ -75,103 +58,40 @@ class Application(cherrypy.Application):  # type: ignore[misc]
         self.log.access = lambda: None
 
 
-def serve(
-    settings: Settings,
-    routes: Sequence[Route],
-    guard: Guard,
-    *,
-    on_serving: Callable[[str], None],
-    on_stop: Callable[[], None],
-    on_answer: OnAnswer,
-) -> None:
-    """Serve until SIGTERM or SIGINT.
+class Admission:
+    """The WSGI application that is served: it lets in whom the guard admits, and nobody else.
 
-    `on_serving` gets the URL once requests are answered; `on_stop` ends what requests may be
-    waiting for; `on_answer` is told of each request. Raises OSError if the address cannot be had.
+    Strangers do not get to CherryPy, but for what is public. `count` is told, of each request that
+    has been answered, the URL's template, the method and the status.
     """
-    tls = _tls(settings.certificate, settings.private_key) if settings.certificate else None
-    listener = _listener(settings.host, settings.port, settings.socket_queue_size)
-    longest = max(len(route.segments) for route in routes)
-    serving = Serving(
-        Limits(settings.max_header, settings.max_body, longest),
-        # Streams take their time, and so have threads of their own.
-        workers=settings.thread_pool + settings.event_streams,
-        connections=settings.max_connections,
-        seconds=settings.socket_timeout,
-        proxies=Proxies(settings.trusted_proxies),
-    )
-    server = HTTPServer(Application(routes, guard, on_answer), listener, tls, serving)
-    cherrypy.config.update({"environment": "production", "log.screen": False})
-    cherrypy.log.error_log.setLevel(logging.WARNING)
-    # CherryPy's own server, of cheroot.
-    cherrypy.server.unsubscribe()
-    ServerAdapter(cherrypy.engine, server).subscribe()
-    # Before the server's own 25: it waits for its workers, which may wait for libvirt.
-    cherrypy.engine.subscribe("stop", on_stop, priority=20)
-    for number in _SIGNALS:
-        signal.signal(number, _end)
-    try:
-        cherrypy.engine.start()
-        on_serving(_url(settings.host, listener.getsockname()[1], is_secure=tls is not None))
-        cherrypy.engine.block()
-    except KeyboardInterrupt:
-        log.debug("told to end while starting or ending")
-    finally:
-        cherrypy.engine.exit()
 
+    def __init__(
+        self, routes: Routes, guard: Guard, count: Callable[[str, str, int], None]
+    ) -> None:
+        self._routes = routes
+        self._guard = guard
+        self._count = count
+        self._application = Application(guard, self._answered)
 
-def _end(number: int, frame: FrameType | None) -> None:
-    """What the first signal does, also while the engine is still starting.
+    def __call__(
+        self, environment: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        found = self._routes.find(environment["REQUEST_URI"])
+        environment[ROUTE] = found
+        public = found[0] is not None and found[0].resource.public
+        try:
+            user = self._guard.admit(environment, public=public)
+        except Exception as error:
+            problem = problem_of(error)
+            self._answered(found, environment["REQUEST_METHOD"], problem.status)
+            body = problem.body(environment)
+            start_response(*problem.head(len(body)))
+            return () if environment["REQUEST_METHOD"] == "HEAD" else (body,)
+        if user is not None:
+            environment["REMOTE_USER"] = user
+        return self._application(environment, start_response)  # type: ignore[no-any-return]
 
-    Another one would break off the end that it has begun, and leave threads that never end.
-    """
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _tls(certificate: str, private_key: str) -> ssl.SSLContext:
-    """Raises OSError if there is no such certificate or key, or if nobody can use the key."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A client could have us do the costly part of a handshake again and again.
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    try:
-        context.load_cert_chain(certificate, private_key, _refuse_encrypted_key)
-    except OSError as error:
-        raise OSError(
-            f"server.ssl_certificate {certificate}, server.ssl_private_key {private_key}: {error}"
-        ) from error
-    return context
-
-
-def _refuse_encrypted_key() -> bytes:
-    """What is called for the passphrase, which OpenSSL would ask for at the terminal."""
-    raise OSError("the private key is encrypted, and nobody is here to give its passphrase")
-
-
-def _listener(host: str, port: int, queue: int) -> socket.socket:
-    """A socket that listens there; for IPv4 as well at `::`. Raises OSError."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error}") from error
-    family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # Connections that outlive the daemon would keep its port.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if address[0] == "::":
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(address)
-        listener.listen(queue)
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
-def _url(host: str, port: int, *, is_secure: bool) -> str:
-    scheme = "https" if is_secure else "http"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    def _answered(self, found: Found, method: str, status: int) -> None:
+        # Neither label is to take whatever value a client thinks of.
+        template = found[0].template if found[0] is not None else "other"
+        self._count(template, method if method in KNOWN_METHODS else "other", status)

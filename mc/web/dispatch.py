@@ -15,37 +15,58 @@ from mc.web.operation import Content, Route, Stream
 from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json
 
+ROUTE = "libvirt_http_mc.route"
+"""Under this name the WSGI environment holds the route that was `Found`."""
 
-class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
-    """A MethodDispatcher that finds resources in a table of routes.
+Found = tuple[Route | None, dict[str, str]]
+"""A route, if there is one, and what its URL's variables are."""
 
-    CherryPy's own walks the attributes of Python objects along the path, so that a machine
-    called `__class__` or `GET` would lead it astray; here a segment is data. Where two routes
-    match, the first one counts.
-    """
 
-    def __init__(self, routes: Sequence[Route], guard: Guard) -> None:
-        super().__init__()
-        self._guard = guard
+class Routes:
+    """A table of routes. Where two match, the first one counts."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
         self._routes: dict[int, list[Route]] = defaultdict(list)
         for route in routes:
             self._routes[len(route.segments)].append(route)
+
+    @property
+    def most_segments(self) -> int:
+        """How many parts the path of a URL can have."""
+        return max(self._routes)
+
+    def find(self, uri: str) -> Found:
+        segments = segments_of(uri)
+        for route in self._routes.get(len(segments), ()):
+            pairs = list(zip(route.segments, segments, strict=True))
+            if all(part == segment or part.startswith("{") for part, segment in pairs):
+                return route, {p.strip("{}"): s for p, s in pairs if p.startswith("{")}
+        return None, {}
+
+
+class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
+    """A MethodDispatcher that takes the resource from the route that was found.
+
+    CherryPy's own walks the attributes of Python objects along the path, so that a machine
+    called `__class__` or `GET` would lead it astray; here a segment is data.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
 
     def __call__(self, path_info: str) -> None:
         """Set the handler of the request being served."""
         request = cherrypy.serving.request
         # Only what is of use to a single request: CherryPy works through every entry each time.
         request.config = _REQUEST_CONFIG
+        request.membership = partial(self._guard.membership, request.login)
         request.handler = partial(self._answer, request)
 
     def _answer(self, request: Any) -> bytes | Iterable[bytes]:
         environment = request.wsgi_environ
-        route, variables = self._find(segments_of(environment["REQUEST_URI"]))
-        if route is not None:
-            request.route = route.template
-        public = route is not None and route.resource.public
-        request.login = self._guard.admit(environment, public=public)
-        request.membership = partial(self._guard.membership, request.login)
+        found: Found = environment[ROUTE]
+        route, variables = found
         if route is None:
             raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
         resource = route.resource
@@ -62,13 +83,6 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
             self._guard.admit_action(environment, request.login)
         given = read_parameters(operation.parameters, environment)
         return _sent(getattr(resource, request.method)(**variables, **given))
-
-    def _find(self, segments: Sequence[str]) -> tuple[Route | None, dict[str, str]]:
-        for route in self._routes[len(segments)]:
-            pairs = list(zip(route.segments, segments, strict=True))
-            if all(part == segment or part.startswith("{") for part, segment in pairs):
-                return route, {p.strip("{}"): s for p, s in pairs if p.startswith("{")}
-        return None, {}
 
 
 _REQUEST_CONFIG = {"request.process_request_body": False}
@@ -94,7 +108,7 @@ def _sent(value: object) -> bytes | Iterable[bytes]:
         response.headers["Content-Type"] = value.media_type
         return value.data
     response.headers["Content-Type"] = "application/json"
-    return to_json(value)
+    return to_json(value, cherrypy.serving.request.wsgi_environ)
 
 
 def segments_of(uri: str) -> list[str]:

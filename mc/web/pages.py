@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import cherrypy
+
 from mc.web import schemas
 from mc.web.controller import Controller
 from mc.web.operation import Content, Operation, Resource, Route, operation
@@ -31,7 +33,8 @@ class Home(Index):
         other_media_types=("text/html",),
     )
     def GET(self) -> object:
-        return self._page if wants_html() else super().GET()
+        environment = cherrypy.serving.request.wsgi_environ
+        return self._page if wants_html(environment) else super().GET()
 
     HEAD = GET
 

@@ -3,7 +3,9 @@
 import json
 import logging
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
+from wsgiref.types import WSGIEnvironment
 
 import cherrypy
 
@@ -39,6 +41,7 @@ _STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _RETRY_AFTER_SECONDS = "1"
+_MEDIA_TYPE = "application/problem+json"
 
 
 @dataclass
@@ -54,23 +57,30 @@ class Problem(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
     def respond(self) -> None:
-        """Make this the response to the request that is being served."""
+        """Make this the response to the request that CherryPy is serving."""
         response = cherrypy.serving.response
         response.status = self.status.value
         response.headers.update(self.headers)
-        response.headers["Content-Type"] = "application/problem+json"
+        response.headers["Content-Type"] = _MEDIA_TYPE
         response.headers.pop("Content-Length", None)
-        response.body = to_json(self.value())
+        response.body = self.body(cherrypy.serving.request.wsgi_environ)
 
-    def value(self) -> dict[str, object]:
-        """What it tells, as JSON."""
-        return {
+    def head(self, length: int) -> tuple[str, list[tuple[str, str]]]:
+        """Status line and headers of this as a response, whose body has so many bytes."""
+        own = {"Content-Type": _MEDIA_TYPE, "Content-Length": str(length)}
+        headers = {"Date": formatdate(usegmt=True), **self.headers, **own}
+        return f"{self.status.value} {self.status.phrase}", list(headers.items())
+
+    def body(self, environment: WSGIEnvironment | None = None) -> bytes:
+        """What it tells, as JSON: for whoever sent the request of this environment."""
+        value = {
             "type": "about:blank",
             "title": self.status.phrase,
             "status": self.status.value,
             "detail": self.detail,
             **self.members,
         }
+        return to_json(value, environment)
 
 
 def problem_of(error: Exception) -> Problem:
@@ -99,19 +109,19 @@ def problem_of(error: Exception) -> Problem:
 def error_page(status: str, **_: object) -> bytes:
     """What CherryPy asks for when it answers an error by itself, with the status to tell."""
     code = HTTPStatus(int(status[:3]))
-    problem = Problem(code, code.description or code.phrase)
-    problem.respond()
-    return to_json(problem.value())
+    Problem(code, code.description or code.phrase).respond()
+    body: bytes = cherrypy.serving.response.collapse_body()
+    return body
 
 
-def wants_html() -> bool:
-    """Whether the sender of the request would rather have HTML than JSON, as browsers would."""
-    return prefers_html(cherrypy.serving.request.wsgi_environ.get("HTTP_ACCEPT", ""))
+def wants_html(environment: WSGIEnvironment | None) -> bool:
+    """Whether the sender of a request would rather have HTML than JSON, as browsers would."""
+    return environment is not None and prefers_html(environment.get("HTTP_ACCEPT", ""))
 
 
-def to_json(value: object) -> bytes:
+def to_json(value: object, environment: WSGIEnvironment | None) -> bytes:
     """JSON and a newline: indented for a browser, compact for a program."""
-    return encoded(value, indent=2 if wants_html() else None) + b"\n"
+    return encoded(value, indent=2 if wants_html(environment) else None) + b"\n"
 
 
 def encoded(value: object, *, indent: int | None = None) -> bytes:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # How long a nonce is good for; an older one is renewed without asking the user again.
 _NONCE_SECONDS = 600
+# Characters, for a name and a URL that are as long as can be. The library takes its time for each.
+_LONGEST_CLAIM = 2048
 # After which an answer says that a password was not looked at.
 _REFUSED_SECONDS = 1.0
 # In place of the HA1 of an account that there is not.
@@ -116,6 +118,8 @@ class Accounts:
         header: str = environment.get("HTTP_AUTHORIZATION", "")
         scheme, _, credentials = header.partition(" ")
         try:
+            if len(header) > _LONGEST_CLAIM:
+                raise ValueError(f"credentials of {len(header)} characters")
             if scheme.lower() == "digest":
                 return self._digest(environment, header)
             if scheme.lower() == "basic" and environment["wsgi.url_scheme"] == "https":

@@ -6,13 +6,12 @@ import socket
 import ssl
 import time
 from contextlib import suppress
-from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 
 from mc.web.addresses import network_of, plain
 from mc.web.headers import EVERY_ANSWER, SERVER
-from mc.web.problems import Problem, encoded
+from mc.web.problems import Problem
 from mc.web.server.incoming import Incoming, Limits, Request
 
 log = logging.getLogger(__name__)
@@ -206,16 +205,8 @@ class Connection:
 
 def refusal(problem: Problem) -> bytes:
     """A whole response that is an error, after which the connection ends."""
-    body = encoded(problem.value()) + b"\n"
-    headers = {
-        **EVERY_ANSWER,
-        **SERVER,
-        "Date": formatdate(usegmt=True),
-        **problem.headers,
-        "Content-Type": "application/problem+json",
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-    }
-    lines = [f"HTTP/1.1 {problem.status.value} {problem.status.phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    body = problem.body()
+    status, headers = problem.head(len(body))
+    fields = {**EVERY_ANSWER, **SERVER, **dict(headers), "Connection": "close"}
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

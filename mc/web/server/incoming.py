@@ -17,8 +17,7 @@ _LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _REQUEST_LINE = re.compile(rb"(%b{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
-# Possessive throughout, so that what does not match is looked at once.
-_FIELDS = re.compile(rb"(?:%b++:[^\x00\r\n]*+\r\n)*+" % _TOKEN)
+_NAME = re.compile(rb"%b+" % _TOKEN)
 _PATH = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*+")
 _ABSOLUTE = re.compile(r"https?://([^/?]*)", re.I)
 # RFC 9112, section 2.2: an empty line before a request means nothing; many mean no good.
@@ -141,8 +140,8 @@ class Incoming:
         del self._bytes[: end + len(_HEAD_END)]
         request = self._request(head)
         self._length = self._body_length(request.fields)
-        said = request.fields.get("expect", "").lower()
-        self.expects_continue = self._length > 0 and said == "100-continue"
+        said = (request.version, request.fields.get("expect", "").lower())
+        self.expects_continue = self._length > 0 and said == ("HTTP/1.1", "100-continue")
         return request
 
     def _check_line(self) -> None:
@@ -166,15 +165,19 @@ class Incoming:
 
     def _fields(self, head: bytes, start: int) -> dict[str, str]:
         """The known header fields in a head, each line of which ends with a line end."""
-        if head.count(_LINE_END, start) > MOST_FIELDS:
+        lines = head[start:].split(_LINE_END)
+        lines.pop()
+        if len(lines) > MOST_FIELDS:
             raise _too_large(f"there are more than {MOST_FIELDS} header fields")
-        if not _FIELDS.fullmatch(head, start):
-            raise Problem(HTTPStatus.BAD_REQUEST, "a header line is malformed")
+        if b"\0" in head or any(head.count(end, start) != len(lines) for end in (b"\r", b"\n")):
+            raise _malformed()
         fields: dict[bytes, bytes] = {}
         length = 0
-        for line in head[start:-2].split(_LINE_END) if start < len(head) else ():
-            name, _, value = line.partition(b":")
+        for line in lines:
+            name, colon, value = line.partition(b":")
             name = name.lower()
+            if not colon or not (name in KNOWN_FIELDS or _NAME.fullmatch(name)):
+                raise _malformed()
             if name not in KNOWN_FIELDS:
                 continue
             length += len(line)
@@ -228,6 +231,10 @@ def _what_is_wrong(line: bytes) -> str:
     if not line.isascii():
         return "the request line holds bytes beyond ASCII, which a URL has percent-encoded"
     return "the request line is malformed"
+
+
+def _malformed() -> Problem:
+    return Problem(HTTPStatus.BAD_REQUEST, "a header line is malformed")
 
 
 def _too_large(detail: str) -> Problem:

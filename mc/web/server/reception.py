@@ -76,14 +76,17 @@ class Reception:
         self._epoll = select.epoll()
         for descriptor in (self._listener.fileno(), self._wake):
             self._epoll.register(descriptor, select.EPOLLIN)
-        # Whoever sees under it that a connection is ours sees that it is listened to as well.
+        # Under it, whoever sees that a connection is ours sees that it is listened to as well, and
+        # whoever sees that we are open may wake us.
         self._lock = Lock()
         self._ends_at: float | None = None
 
     def stop(self) -> None:
         """Have `run` return as soon as what is being answered has been answered, or soon anyway."""
-        self._ends_at = time.monotonic() + _PARTING_SECONDS
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            self._ends_at = time.monotonic() + _PARTING_SECONDS
+            if not self._epoll.closed:
+                os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
         """Receive until told to stop."""
@@ -94,7 +97,9 @@ class Reception:
             for descriptor, _ in self._epoll.poll(pause):
                 if descriptor == self._listener.fileno():
                     is_called = True
-                elif descriptor != self._wake:
+                elif descriptor == self._wake:
+                    os.eventfd_read(self._wake)
+                else:
                     self._try_to_attend(self._connections[descriptor])
             if is_called:
                 self._accept()
@@ -288,4 +293,4 @@ class Reception:
             self._forget(connection)
         with self._lock:
             self._epoll.close()
-        os.close(self._wake)
+            os.close(self._wake)
