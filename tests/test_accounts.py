@@ -294,6 +294,33 @@ def test_guessers_keep_no_worker(tmp_path: Path) -> None:
             assert daemon.get("/healthz").status == OK
 
 
+def test_guesser_who_hangs_up_takes_the_place_of_no_honest_one(tmp_path: Path) -> None:
+    """Nor keeps his own, whether he resets the connection or ends it."""
+    add_user(tmp_path / "users", "admin", "secret")
+    file = tmp_path / "mc.conf"
+    file.write_text("[global]\nserver.max_connections = 40\n")
+    arguments = ("--connect", "test:///default", "--users", str(tmp_path / "users"))
+    with Daemon(*arguments, "--config", str(file)) as daemon, session() as client:
+        status = url(daemon, "/service/test/state_controller/status")
+        assert client.get(status, timeout=30).status_code == OK
+        nonce = nonce_of(daemon.get(STATUS))
+        guess = authorization(STATUS, nonce, password="wrong")["Authorization"]  # noqa: S106
+        request = f"GET {STATUS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n"
+        guesses = []
+        for number in range(200):
+            guesses.append(socket.create_connection(("127.0.0.1", daemon.port)))
+            guesses[-1].sendall(request.encode())
+            if number % 2:
+                guesses[-1].shutdown(socket.SHUT_WR)
+            if number % 10 == 0:
+                # The one who is known, on a connection that is kept, and one who is not.
+                assert client.get(status, timeout=30).status_code == OK
+                with session() as new:
+                    assert new.get(status, timeout=30).status_code == OK
+        for one in guesses:
+            one.close()
+
+
 def test_nobody_learns_which_accounts_there_are(daemon: Daemon) -> None:
     nonce = nonce_of(daemon.get(STATUS))
     answers = [

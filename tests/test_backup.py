@@ -102,6 +102,26 @@ def test_backup_from_the_end_of_time_is_let_be_and_stops_nothing(tmp_path: Path,
     assert sorted(tmp_path.iterdir()) == [paths[0], *paths[-2:], odd]
 
 
+@pytest.mark.parametrize(
+    "date", ["20991128T112203.5Z", "20991128t112203.500000z", "2099112T112203.500000Z"]
+)
+def test_file_whose_date_is_written_otherwise_is_none_of_ours(tmp_path: Path, date: str) -> None:
+    odd = tmp_path / f"vm.xml.{date}.backup"
+    odd.write_text("odd")
+    paths = [Backups(tmp_path, 2).save("vm", f"{number}") for number in range(5)]
+    assert sorted(tmp_path.iterdir()) == [paths[0], *paths[-2:], odd]
+
+
+def test_odd_files_stop_nothing(tmp_path: Path) -> None:
+    loop, long = tmp_path / ".writing-loop", tmp_path / ".writing-long"
+    loop.symlink_to(loop)
+    long.symlink_to("x" * 300)
+    (tmp_path / ".writing-folder").mkdir()
+    (tmp_path / "vm.xml.20200101T000000.000000Z.backup").mkdir()
+    for _ in range(5):
+        assert Backups(tmp_path, 1).save("vm", XML).read_text("utf-8") == XML
+
+
 def test_nothing_comes_after_the_last_date_that_can_be_ours(tmp_path: Path) -> None:
     (tmp_path / "vm.xml.89991231T235959.999999Z.backup").write_text("odd")
     backups = Backups(tmp_path, 2)

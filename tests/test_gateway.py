@@ -117,6 +117,8 @@ FORWARDED = ("X-Forwarded-For: 198.51.100.1, 192.0.2.7", "X-Forwarded-Proto: HTT
         (["127.0.0.1"], ("X-Forwarded-For: [2001:DB8::1]:80",), "2001:db8::1", "http"),
         (["127.0.0.1"], ("X-Forwarded-For: ::ffff:192.0.2.7",), "192.0.2.7", "http"),
         (["127.0.0.1"], ("X-Forwarded-For: unknown",), "127.0.0.1", "http"),
+        (["127.0.0.1"], ("X-Forwarded-For: fe80::1%eth0 x=y",), "127.0.0.1", "http"),
+        (["127.0.0.1"], ("X-Forwarded-For: [::1",), "127.0.0.1", "http"),
         (["127.0.0.1"], ("X-Forwarded-For: ::5, ", "X-Forwarded-Proto:"), "::5", "http"),
         (["127.0.0.1"], ("X-Forwarded-Proto: https, http",), "127.0.0.1", "http"),
         (["127.0.0.1"], ("X-Forwarded-Proto: ftp",), "127.0.0.1", "http"),

@@ -104,6 +104,8 @@ FOREIGN = [
     {"Origin": "http://127.0.0.1.evil.example"},
     {"Origin": "nonsense"},
     {"Origin": "http://[::1"},
+    {"Origin": "ftp://127.0.0.1"},
+    {"Origin": "//127.0.0.1"},
     {"Referer": "http://evil.example/page"},
     {"Referer": "http://evil.example/127.0.0.1:9001/"},
     {"Sec_Purpose": "prefetch;prerender"},

@@ -227,3 +227,20 @@ def reset(connection: socket.socket) -> None:
     """Close it in such a way that the other side is told of an error."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+@pytest.mark.parametrize(("scheme", "status"), [("https", OK), ("http", 403)])
+def test_page_that_came_without_tls_must_not_act(
+    daemon: Daemon, folder: Path, scheme: str, status: int
+) -> None:
+    """Anybody on its way may have changed it."""
+    page = f"{scheme}://localhost:{daemon.port}"
+    for header in ({"Origin": page}, {"Referer": f"{page}/"}):
+        answer = requests.post(
+            url(daemon, "/service/test/state_controller/power_on"),
+            headers=header,
+            auth=HTTPBasicAuth("admin", "secret"),
+            verify=str(folder / "cert.pem"),
+            timeout=30,
+        )
+        assert answer.status_code == status

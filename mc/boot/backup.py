@@ -54,6 +54,7 @@ class Backups:
 
     def _of(self, stem: str) -> list[Path]:
         """The backups of one machine, the oldest first."""
+        # Their names are in the order of their dates.
         return sorted(
             path
             for path in self._folder.iterdir()
@@ -80,23 +81,28 @@ class Backups:
 
     def _prune(self, backups: list[Path]) -> None:
         """Remove all but the first and the newest; what cannot be removed is only logged."""
-        old = backups[1 : max(1, len(backups) - self._kept)]
-        for path in [*old, *self._left_behind()]:
-            try:
-                path.unlink()
-            except OSError as error:
-                log.warning("an old backup stays: %s: %s", path, error)
+        for path in backups[1 : max(1, len(backups) - self._kept)]:
+            _remove(path)
+        for path in self._left_behind():
+            _remove(path)
 
     def _left_behind(self) -> list[Path]:
         """Files that were being written when a daemon was killed."""
         return [path for path in self._folder.glob(f"{_TEMPORARY}*") if _age(path) > _STALE]
 
 
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        log.warning("an old backup stays: %s: %s", path, error)
+
+
 def _age(path: Path) -> float:
     """Seconds since a file was written; 0 for one that is gone, as temporary files soon are."""
     try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+        return time.time() - path.lstat().st_mtime
+    except OSError:
         return 0
 
 
@@ -131,9 +137,11 @@ def _next_date(earlier: list[Path], stem: str) -> str:
 
 def _date_of(path: Path, stem: str) -> datetime | None:
     """When a backup was made; None for a file that is none of this machine's."""
+    text = path.name.removeprefix(stem).removesuffix(".backup")
     try:
-        date = datetime.strptime(path.name, f"{stem.replace('%', '%%')}{_DATE}.backup")
+        date = datetime.strptime(text, _DATE).replace(tzinfo=UTC)
     except ValueError:
         return None
-    date = date.replace(tzinfo=UTC)
-    return date if date < _TOO_LATE else None
+    # There are more ways to write a date than ours, and they come in another order.
+    is_ours = path.name == f"{stem}{date.strftime(_DATE)}.backup"
+    return date if is_ours and date < _TOO_LATE else None

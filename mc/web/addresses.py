@@ -76,8 +76,12 @@ def _without_port(text: str) -> str:
     >>> _without_port("192.0.2.7:80"), _without_port("[2001:db8::1]:80"), _without_port("::1")
     ('192.0.2.7', '2001:db8::1', '::1')
     """
+    if "%" in text:
+        # In a scope there may be anything.
+        raise ValueError("an address of another host has no scope here")
     if text.startswith("["):
-        text = text[1:].partition("]")[0]
+        inner, bracket, _ = text[1:].partition("]")
+        text = inner if bracket else text
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     return plain(text)

@@ -32,7 +32,6 @@ _ERRORS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is too large",
     HTTPStatus.REQUEST_URI_TOO_LONG: "the URL is too long",
     HTTPStatus.MISDIRECTED_REQUEST: "the Host is no name of this one",
-    HTTPStatus.TOO_MANY_REQUESTS: "too many wrong passwords came from this network",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the header fields are too large or too many",
     HTTPStatus.NOT_IMPLEMENTED: "there is no such Transfer-Encoding here",
     HTTPStatus.SERVICE_UNAVAILABLE: "libvirt or the users file is away, or too much is under way",
@@ -42,7 +41,6 @@ _ERRORS = {
 }
 _HEADERS = {
     HTTPStatus.UNAUTHORIZED: "WWW-Authenticate",
-    HTTPStatus.TOO_MANY_REQUESTS: "Retry-After",
     HTTPStatus.SERVICE_UNAVAILABLE: "Retry-After",
 }
 # What may come before an operation is even looked for.
@@ -60,7 +58,6 @@ _ALWAYS = (
 # While the users file cannot be used, nobody is let in.
 _NO_USER = (
     HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
-from urllib.parse import urlsplit
 from wsgiref.types import WSGIEnvironment
 
 from cherrypy.lib.auth_digest import HttpDigestAuthorization, www_authenticate
 
 from mc.errors import UsersUnusable
 from mc.users import REALM, Users, ha1
-from mc.web.access.attempts import Attempts, TooManyAttempts
+from mc.web.access.attempts import LONGEST_IN_LINE, Attempts
 from mc.web.journal import quoted
 from mc.web.problems import Problem
 from mc.web.server.connection import Connection
 from mc.web.server.gateway import CONNECTION
+from mc.web.server.incoming import taken_apart
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 _NONCE_SECONDS = 600
 # Characters, for a name and a URL that are as long as can be. The library takes its time for each.
 _LONGEST_CLAIM = 2048
-# After which an answer says that a password was not looked at.
-_REFUSED_SECONDS = 1.0
 # In place of the HA1 of an account that there is not.
 _NOBODYS = "0" * 32
 
@@ -66,37 +64,42 @@ class Accounts:
     def identify(self, environment: WSGIEnvironment) -> str:
         """The user who sent the request with this WSGI environment.
 
-        Raises a `Problem`: 401, and its answer is sent late if a password was wrong; 429 if it was
-        not looked at, for the many wrong ones before it; 503 while the users file cannot be used.
+        Raises a `Problem`: 401, and its answer is sent late if a password was wrong, or not at all
+        if very many are; 503 while the users file cannot be used.
         """
-        connection: Connection = environment[CONNECTION]
         try:
-            return self._user(environment, connection)
-        except TooManyAttempts as error:
-            connection.answer_after(_REFUSED_SECONDS)
-            raise _later(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords") from error
+            return self._user(environment)
         except UsersUnusable as error:
-            raise _later(
-                HTTPStatus.SERVICE_UNAVAILABLE, "nobody can be let in now; the log says why"
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "nobody can be let in now; the log says why",
+                headers={"Retry-After": "2"},
             ) from error
 
-    def _user(self, environment: WSGIEnvironment, connection: Connection) -> str:
-        address = environment["REMOTE_ADDR"]
+    def _user(self, environment: WSGIEnvironment) -> str:
         claim = self._claim(environment)
         if claim is None:
             raise self._challenge(environment, "a user name and a password are needed")
-        # Whoever has shown a right one on this connection is no guesser.
-        if not connection.signed_in:
-            self._attempts.check(address)
+        connection: Connection = environment[CONNECTION]
         # Over a trusted proxy's connection the next request may be anybody's.
         connection.signed_in = claim.holds and not connection.shared
         if not claim.holds:
-            connection.answer_after(self._attempts.wrong(address, claim.name))
-            log.warning("wrong password: client=%s user=%s", address, quoted(claim.name))
+            self._slow_down(environment, claim.name)
             raise self._challenge(environment, "the user name or the password is wrong")
         if claim.stale:
             raise self._challenge(environment, "the nonce is too old", stale=True)
         return claim.name
+
+    def _slow_down(self, environment: WSGIEnvironment, name: str) -> None:
+        address = environment["REMOTE_ADDR"]
+        connection: Connection = environment[CONNECTION]
+        seconds = self._attempts.wrong(address, name)
+        if seconds is None:
+            connection.answer_never(LONGEST_IN_LINE)
+            log.debug("wrong password, of too many: client=%s user=%s", address, quoted(name))
+        else:
+            connection.answer_after(seconds)
+            log.warning("wrong password: client=%s user=%s", address, quoted(name))
 
     def membership(self, name: str) -> Callable[[], bool]:
         """Tells, whenever it is called, whether a user's account is still what it is now."""
@@ -133,7 +136,7 @@ class Accounts:
         sent = HttpDigestAuthorization(header, environment["REQUEST_METHOD"])
         if sent.qop not in (None, "auth") or sent.realm != REALM:
             raise ValueError("another realm, or a qop that was not offered")
-        if _target(sent.uri) != _target(environment["REQUEST_URI"]):
+        if taken_apart(sent.uri)[0] != environment["REQUEST_URI"]:
             raise ValueError("the URI that was signed is not the one that was called")
         secret = self._users.ha1(sent.username)
         # As much work for an account that there is not: else it would take less time.
@@ -159,15 +162,3 @@ class Accounts:
         if environment["wsgi.url_scheme"] == "https":
             challenge += f', Basic realm="{REALM}"'
         return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})
-
-
-def _later(status: HTTPStatus, detail: str) -> Problem:
-    return Problem(status, detail, headers={"Retry-After": "2"})
-
-
-def _target(uri: str) -> str:
-    """What follows the host in a URI: a proxy may have seen the rest."""
-    if uri.startswith("/"):
-        return uri
-    parts = urlsplit(uri)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path

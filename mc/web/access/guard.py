@@ -74,7 +74,7 @@ class Guard:
             )
         for header in ("HTTP_ORIGIN", "HTTP_REFERER"):
             address = environment.get(header)
-            if address and not _same_host(address, environment.get("HTTP_HOST", "")):
+            if address and not _is_own_page(address, environment):
                 raise Problem(
                     HTTPStatus.FORBIDDEN,
                     f"a page of another host must not act here: {address[:_LONGEST_NAME]}",
@@ -122,13 +122,20 @@ class Guard:
         return True
 
 
-def _same_host(address: str, authority: str) -> bool:
-    """Whether the URL of a page is on the host that the request is for."""
+def _is_own_page(address: str, environment: WSGIEnvironment) -> bool:
+    """Whether the URL of a page is on the host that the request is for.
+
+    What came over TLS is not to be caused by a page that anybody on its way may have changed. The
+    other way round there may be a proxy that speaks TLS and of which one does not know.
+    """
     try:
         parts = urlsplit(address)
     except ValueError:
         return False
-    return _host_and_port(parts.netloc, parts.scheme) == _host_and_port(authority, parts.scheme)
+    allowed = ("https",) if environment["wsgi.url_scheme"] == "https" else ("http", "https")
+    page = _host_and_port(parts.netloc, parts.scheme)
+    here = _host_and_port(environment.get("HTTP_HOST", ""), parts.scheme)
+    return parts.scheme in allowed and page[0] != "" and page == here
 
 
 def _host_and_port(authority: str, scheme: str) -> tuple[str, int | None]:

@@ -136,6 +136,16 @@ class Connection:
         return self._incoming.started and not self.last and not self._unsent
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether a request is coming in, or its answer going out."""
+        return self.in_the_middle or bool(self._unsent)
+
+    @property
+    def is_users(self) -> bool:
+        """Whether a user has it, as far as one knows; a proxy sends those of strangers as well."""
+        return self.signed_in or self.shared
+
+    @property
     def unsent(self) -> int:
         """How many bytes of answers are still to be sent."""
         return len(self._unsent)
@@ -143,7 +153,8 @@ class Connection:
     def event_to_wait_for(self) -> int:
         """The epoll event at which to go on: at once if something is here that none announces."""
         if self.held_until:
-            return 0
+            # Whoever hangs up meanwhile is heard of.
+            return select.EPOLLRDHUP
         has_more = self._unsent or self.last or self._is_broken or self._incoming.started
         if has_more or (self._tls and self._tls.pending()):
             return select.EPOLLOUT | select.EPOLLIN
@@ -156,6 +167,11 @@ class Connection:
     def answer_after(self, seconds: float) -> None:
         """Send the answer that is being made no earlier than this, and keep no worker meanwhile."""
         self.held_until = time.monotonic() + seconds
+
+    def answer_never(self, seconds: float) -> None:
+        """Keep the client waiting for as long, and then end the connection."""
+        self.answer_after(seconds)
+        self.give_up()
 
     def push(self) -> None:
         """Send what the system takes at once. Raises `Gone`."""

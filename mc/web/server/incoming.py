@@ -160,8 +160,25 @@ class Incoming:
         fields = self._fields(head, line_end)
         if "host" not in fields and version == "HTTP/1.1":
             raise Problem(HTTPStatus.BAD_REQUEST, "HTTP/1.1 needs a Host")
-        target, authority = self._taken_apart(found[2].decode())
-        return Request(found[1].decode(), target, authority, version, fields)
+        method = found[1].decode()
+        target, authority = self._target(method, found[2].decode())
+        return Request(method, target, authority, version, fields)
+
+    def _target(self, method: str, target: str) -> tuple[str, str | None]:
+        if target == "*" and method == "OPTIONS":
+            return target, None
+        try:
+            target, authority = taken_apart(target)
+        except ValueError as error:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"the request line: {error}") from error
+        path = target.partition("?")[0]
+        if not _PATH.fullmatch(path):
+            raise Problem(
+                HTTPStatus.BAD_REQUEST, "a % in a path is followed by two hexadecimal digits"
+            )
+        if path.removesuffix("/").count("/") > self._limits.segments:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
+        return target, authority
 
     def _fields(self, head: bytes, start: int) -> dict[str, str]:
         """The known header fields in a head, each line of which ends with a line end."""
@@ -190,27 +207,6 @@ class Incoming:
             raise _too_large(f"the header fields have more than {self._limits.head} bytes")
         return {name.decode(): value.decode("latin-1") for name, value in fields.items()}
 
-    def _taken_apart(self, target: str) -> tuple[str, str | None]:
-        """Path with query, and authority, of a target (RFC 9112, section 3.2)."""
-        authority = None
-        if not target.startswith("/"):
-            found = _ABSOLUTE.match(target)
-            if found:
-                authority, target = found[1], target[found.end() :]
-                target = target if target.startswith("/") else f"/{target}"
-            elif target != "*":
-                raise Problem(HTTPStatus.BAD_REQUEST, "the request line holds no URL of this host")
-        if "#" in target:
-            raise Problem(HTTPStatus.BAD_REQUEST, "a fragment is not for servers")
-        path = target.partition("?")[0]
-        if not _PATH.fullmatch(path):
-            raise Problem(
-                HTTPStatus.BAD_REQUEST, "a % in a path begins two hexadecimal digits: %25"
-            )
-        if path.removesuffix("/").count("/") > self._limits.segments:
-            raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
-        return target, authority
-
     def _body_length(self, fields: dict[str, str]) -> int:
         encoding = fields.get("transfer-encoding")
         if encoding is not None and encoding.lower() != "chunked":
@@ -225,6 +221,25 @@ class Incoming:
         if len(digits) > len(str(self._limits.body)) or int(digits) > self._limits.body:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too long")
         return int(digits)
+
+
+def taken_apart(target: str) -> tuple[str, str | None]:
+    """Path with query, and authority if there is one, of a target (RFC 9112, section 3.2).
+
+    >>> taken_apart("/a?b"), taken_apart("http://host:1?b")
+    (('/a?b', None), ('/?b', 'host:1'))
+
+    Raises ValueError if it is neither a path nor a URL of HTTP.
+    """
+    if "#" in target:
+        raise ValueError("a fragment is not for servers")
+    if target.startswith("/"):
+        return target, None
+    found = _ABSOLUTE.match(target)
+    if not found:
+        raise ValueError("it holds no URL of this host")
+    rest = target[found.end() :]
+    return rest if rest.startswith("/") else f"/{rest}", found[1]
 
 
 def _what_is_wrong(line: bytes) -> str:

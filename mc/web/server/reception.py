@@ -45,7 +45,7 @@ class Reception:
     A client gets `seconds` for a request, from its first byte to its last, as long to take the
     answer, and as long again between two. Where there are `most` connections, the next one takes
     the place of another: of the address that has most of them, the one that is nearest to its end.
-    A request of a user who is signed in keeps its place.
+    A request of a user who is signed in keeps its place, and one that a trusted proxy hands on.
     """
 
     def __init__(
@@ -177,16 +177,21 @@ class Reception:
         return len(self._connections) < self._most or self._make_room()
 
     def _make_room(self, network: str | None = None) -> bool:
-        """Close a connection of this network, or else of the one that has most; whether one was."""
+        """Close a connection of this network, or of any; whether there was one that could be.
+
+        First those to which nothing is to be said for a while, since a password was wrong; then of
+        whoever has most, those of nobody who is signed in first.
+        """
         spare = [
             one
             for one in self._ours()
             if network in (None, one.network)
-            and not (one.signed_in and (one.in_the_middle or one.unsent))
+            and (one.held_until or not (one.is_users and one.is_under_way))
         ]
 
-        def steadiness(one: Connection) -> tuple[bool, int, float]:
-            return one.shared, -self._by_network[one.network], one.deadline
+        def steadiness(one: Connection) -> tuple[bool, int, bool, float]:
+            have = self._by_network[one.network]
+            return not one.held_until, -have, one.is_users, one.deadline
 
         if spare:
             self._forget(min(spare, key=steadiness))
