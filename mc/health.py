@@ -8,7 +8,7 @@ from mc.turns import Places
 from mc.virsh import Virsh
 
 # Seconds that one of a crowd waits for a question that somebody else has asked.
-_PATIENCE = 0.25
+_PATIENCE = 0.1
 
 
 class Health:

@@ -7,8 +7,8 @@ from threading import Thread
 from wsgiref.types import WSGIApplication
 
 from mc.web.addresses import Proxies
-from mc.web.server.http import HTTPServer, Serving
-from mc.web.server.incoming import Limits
+from mc.web.server.http import HTTPServer
+from mc.web.server.serving import Limits, Serving
 
 LIMITS = Limits(head=1000, body=1000, segments=4)
 

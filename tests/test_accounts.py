@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
@@ -26,6 +26,7 @@ from tests.daemon import Answer, Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import hypervisor
 from tests.lab import until
+from tests.wire import Wire
 
 OK, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, UNAVAILABLE = 200, 401, 403, 404, 503
 STATUS = "/service/vm/state_controller/status"
@@ -319,6 +320,28 @@ def test_guesser_who_hangs_up_takes_the_place_of_no_honest_one(tmp_path: Path) -
                     assert new.get(status, timeout=30).status_code == OK
         for one in guesses:
             one.close()
+
+
+def test_of_very_many_wrong_ones_most_are_not_answered_at_all(tmp_path: Path) -> None:
+    add_user(tmp_path / "users", "admin", "secret")
+    with (
+        Daemon("--connect", "test:///default", "--users", str(tmp_path / "users")) as daemon,
+        ExitStack() as stack,
+    ):
+        guess = authorization("/", nonce_of(daemon.get("/")), password="wrong")  # noqa: S106
+        request = (
+            f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess['Authorization']}\r\n"
+        )
+        start = time.monotonic()
+        wires = [stack.enter_context(Wire(daemon.port)) for _ in range(150)]
+        for wire in wires:
+            wire.send(request.encode() + b"\r\n")
+        answers = [wire.response() for wire in wires]
+        assert {answer.status for answer in answers if answer} == {UNAUTHORIZED}
+        assert answers.count(None) > 20
+        answered = len(answers) - answers.count(None)
+        # Two seconds' worth may be in line already when the first is answered.
+        assert RATE < answered <= RATE * (time.monotonic() - start + 2)
 
 
 def test_nobody_learns_which_accounts_there_are(daemon: Daemon) -> None:

@@ -43,7 +43,8 @@ def test_host_that_is_this_one(daemon: Daemon, host: str) -> None:
     "host",
     ["evil.example", "lab.example.org.evil.example", "127.0.0.1.evil.example",
      "localhost.evil.example", "evil.example:9001", "", "a@localhost:b", "[::1", "localhost:x",
-     "1.2.3", "0x7f.1", "other", "evil.example/localhost", "example.org"],
+     "1.2.3", "0x7f.1", "evil.example@localhost", "localhost@localhost", "localhost/", "localhost#",
+     "localhost?x", "[::1]x", "localhost:1:2", "other", "evil.example/localhost", "example.org"],
 )  # fmt: skip
 def test_foreign_host_is_refused_for_everything(daemon: Daemon, host: str) -> None:
     before = len(daemon.virsh_commands())

@@ -12,9 +12,9 @@ from mc.web.server.incoming import (
     MOST_DROPPED,
     MOST_FIELDS,
     Incoming,
-    Limits,
     Request,
 )
+from mc.web.server.serving import Limits
 
 MAX_HEADER, MAX_BODY = 200, 100
 LONGEST_HEAD = MOST_DROPPED + 2 * MAX_HEADER

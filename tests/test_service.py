@@ -441,3 +441,16 @@ def test_state_words_can_be_on_and_off(tmp_path: Path) -> None:
         assert daemon.status("up") == {"state": "on", "power": "on", "reason": "unknown"}
         assert daemon.act("up", "force_off").json["state"] == "off"
         assert daemon.get("/service/down").json["state"] == "off"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"HEAD /x HTTP/1.1\r\n\r\n", b"HEAD / HTTP/9.9\r\nHost: x\r\n\r\n",
+     b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+     b"HEAD /" + b"x" * 9000, b"HEAD /"],
+)  # fmt: skip
+def test_head_that_is_refused_has_no_body(daemon: Daemon, request_bytes: bytes) -> None:
+    """RFC 9110, section 9.3.2."""
+    head, _, body = exchange(daemon, request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 ")
+    assert body == b""

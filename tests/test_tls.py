@@ -8,9 +8,10 @@ import ssl
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import requests
@@ -19,8 +20,10 @@ from requests.auth import HTTPBasicAuth, HTTPDigestAuth
 from mc.users import add_user
 from tests.certificate import certificate
 from tests.daemon import PROGRAM, Daemon
+from tests.stranger import processor_time
 
 OK, BAD_REQUEST, UNAUTHORIZED = 200, 400, 401
+T = TypeVar("T")
 STATUS = "/service/test/state_controller/status"
 
 
@@ -244,3 +247,86 @@ def test_page_that_came_without_tls_must_not_act(
             timeout=30,
         )
         assert answer.status_code == status
+
+
+class Records:
+    """A client that says what it says in records of a size of its choice."""
+
+    def __init__(self, daemon: Daemon, folder: Path) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", daemon.port), timeout=60)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        self._until_done(self._tls.do_handshake)
+
+    def _until_done(self, act: Callable[[], T]) -> T:
+        while True:
+            try:
+                return act()
+            except ssl.SSLWantReadError:
+                self._socket.sendall(self._out.read())
+                data = self._socket.recv(1 << 16)
+                self._in.write(data) if data else self._in.write_eof()
+
+    def send(self, data: bytes, size: int) -> None:
+        for start in range(0, len(data), size):
+            self._tls.write(data[start : start + size])
+        self._socket.sendall(self._out.read())
+
+    def receive(self) -> bytes:
+        return self._until_done(lambda: self._tls.read(1 << 16))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def request_of(size: int) -> bytes:
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "
+    return head + b"a" * (size - len(head) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(200, 1), (200, 7), (100_000, 200), (100_000, 16_000), (130_000, 16_384)]
+)
+def test_request_may_come_in_records_of_any_size(
+    daemon: Daemon, folder: Path, length: int, size: int
+) -> None:
+    with closing(Records(daemon, folder)) as client:
+        for _ in range(3):
+            client.send(request_of(length), size)
+            assert client.receive().startswith(b"HTTP/1.1 200")
+
+
+def test_records_in_which_next_to_nothing_is_said_are_not_read_for_ever(
+    daemon: Daemon, folder: Path
+) -> None:
+    """140,000 records, which a client can make in advance: they cost no more than some requests."""
+
+    def plain() -> None:
+        with closing(Records(daemon, folder)) as client:
+            client.send(request_of(200), 16_000)
+            assert client.receive()
+
+    plain()
+    before = processor_time(daemon)
+    for _ in range(10):
+        plain()
+    ten = processor_time(daemon) - before
+    client = Records(daemon, folder)
+    start = daemon.log_size()
+    before = processor_time(daemon)
+    with closing(client), suppress(OSError, ssl.SSLError):
+        client.send(request_of(140_000), 1)
+        client.receive()
+    assert processor_time(daemon) - before < 10 * ten
+    assert daemon.log(start) == ""
+
+
+def test_refusal_is_read_by_a_client_that_is_still_sending(daemon: Daemon, folder: Path) -> None:
+    head = b"PUT /service HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+    for size in (16_384, 16_000, 1_000):
+        with closing(Records(daemon, folder)) as client:
+            client.send(head, size)
+            for _ in range(20):
+                client.send(b"x" * 100_000, size)
+            assert client.receive().startswith(b"HTTP/1.1 413")

@@ -16,8 +16,8 @@ from mc.web.addresses import Proxies
 from mc.web.application import Admission
 from mc.web.dispatch import Routes
 from mc.web.operation import Route
-from mc.web.server.http import HTTPServer, Serving
-from mc.web.server.incoming import Limits
+from mc.web.server.http import HTTPServer
+from mc.web.server.serving import Limits, Serving
 
 log = logging.getLogger(__name__)
 

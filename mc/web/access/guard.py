@@ -1,5 +1,6 @@
 """Who may call: users, of this host, and on nobody else's behalf."""
 
+import re
 import socket
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -14,6 +15,9 @@ from mc.web.server.gateway import AUTHORITY
 
 # RFC 1035, section 2.3.4; a client may send anything.
 _LONGEST_NAME = 255
+_AUTHORITY = re.compile(
+    r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,255}))(?::([0-9]{0,5}))?", re.ASCII | re.I
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # How browsers and their helpers say that nobody has asked yet.
 _PREFETCH_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ")
@@ -141,13 +145,13 @@ def _is_own_page(address: str, environment: WSGIEnvironment) -> bool:
 def _host_and_port(authority: str, scheme: str) -> tuple[str, int | None]:
     """The parts of `HOST[:PORT]`, in lower case and without brackets; ("", None) for nonsense.
 
-    >>> _host_and_port("[::1]:9001", "http")
-    ('::1', 9001)
+    >>> _host_and_port("[::1]:9001", "http"), _host_and_port("me@localhost", "http")
+    (('::1', 9001), ('', None))
     >>> _host_and_port("Lab", "https")
     ('lab', 443)
     """
-    try:
-        parts = urlsplit(f"//{authority}")
-        return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(scheme)
-    except ValueError:
+    found = _AUTHORITY.fullmatch(authority)
+    if not found:
         return "", None
+    port = int(found[3]) if found[3] else _DEFAULT_PORTS.get(scheme)
+    return (found[1] or found[2]).lower(), port

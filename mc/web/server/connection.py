@@ -12,11 +12,14 @@ from http import HTTPStatus
 from mc.web.addresses import network_of, plain
 from mc.web.headers import EVERY_ANSWER, SERVER
 from mc.web.problems import Problem
-from mc.web.server.incoming import Incoming, Limits, Request
+from mc.web.server.incoming import Incoming, Request
+from mc.web.server.serving import Limits
+from mc.web.server.tls import Channel
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 16
+# Of bytes of TLS, so many are worked through before anybody else has a turn.
+_CHUNK = 1 << 14
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -44,12 +47,14 @@ class Connection:
     def __init__(
         self,
         connection: socket.socket,
+        tls: Channel | None,
         address: tuple[str, int],
         limits: Limits,
         *,
         is_proxy: bool = False,
     ) -> None:
         self.socket = connection
+        self._tls = tls
         self.address, self.port = plain(address[0]), address[1]
         self.network = network_of(self.address)
         self.shared = is_proxy
@@ -63,8 +68,6 @@ class Connection:
         self._unsent = memoryview(b"")
         self._is_broken = False
         self._said_all = False
-        self._tls = connection if isinstance(connection, ssl.SSLSocket) else None
-        self._is_secured = self._tls is None
 
     def change_hands(self, giver: Holder, taker: Holder) -> None:
         """Pass it on. Raises RuntimeError, and changes nothing, if it is not the giver's."""
@@ -80,51 +83,53 @@ class Connection:
         if self._is_broken:
             raise ConnectionAbortedError("it was given up while it was answered")
         try:
-            if self._tls and not self._is_secured:
-                self._shake_hands(self._tls)
-            if not self._send():
-                return select.EPOLLOUT
-            if self.last:
-                self._part()
-                self._receive()
-                return select.EPOLLIN
-            return self._gather()
-        except ssl.SSLWantWriteError:
-            return select.EPOLLOUT
-        except (BlockingIOError, ssl.SSLWantReadError):
+            return self._part() if self.last else self._gather()
+        except BlockingIOError:
             return select.EPOLLIN
 
-    def _shake_hands(self, tls: ssl.SSLSocket) -> None:
+    def _part(self) -> int:
+        """Send the rest, tell the client that this was all, and drop what it still sends."""
+        if self._tls:
+            self._append(self._tls.farewell())
+            self._tls = None
+        if not self._send():
+            return select.EPOLLOUT
+        if not self._said_all:
+            self.socket.shutdown(socket.SHUT_WR)
+            self._said_all = True
+        self._receive_bytes()
+        return select.EPOLLIN
+
+    def _gather(self) -> int | Request:
+        while self._send():
+            request = self._incoming.take()
+            if request is not None:
+                return request
+            if self._incoming.expects_continue:
+                self._incoming.expects_continue = False
+                self.write(_CONTINUE)
+            else:
+                self._incoming.feed(self._receive())
+        return select.EPOLLOUT
+
+    def _receive(self) -> bytes:
+        """What the client says; over TLS that may be nothing, though something has come."""
+        data = self._receive_bytes()
+        if self._tls is None:
+            return data
         try:
-            tls.do_handshake()
+            said = self._tls.received(data)
         except ssl.SSLError as error:
             if error.reason == "HTTP_REQUEST":
                 self._tls = None
-                self.socket = socket.socket(fileno=tls.detach())
                 raise Problem(HTTPStatus.BAD_REQUEST, "here is only HTTPS") from error
+            with suppress(OSError):
+                self.socket.send(self._tls.to_send())
             raise
-        self._is_secured = True
+        self._append(self._tls.to_send())
+        return said
 
-    def _part(self) -> None:
-        """Tell the client, once, that nothing more will come."""
-        if self._said_all:
-            return
-        if self._tls:
-            with suppress(ssl.SSLWantReadError, ValueError):
-                self._tls.unwrap()
-        self.socket.shutdown(socket.SHUT_WR)
-        self._said_all = True
-
-    def _gather(self) -> Request:
-        incoming = self._incoming
-        while (request := incoming.take()) is None:
-            if incoming.expects_continue:
-                incoming.expects_continue = False
-                self.socket.send(_CONTINUE)
-            incoming.feed(self._receive())
-        return request
-
-    def _receive(self) -> bytes:
+    def _receive_bytes(self) -> bytes:
         data: bytes = self.socket.recv(_CHUNK)
         if not data:
             raise EOFError
@@ -156,12 +161,13 @@ class Connection:
             # Whoever hangs up meanwhile is heard of.
             return select.EPOLLRDHUP
         has_more = self._unsent or self.last or self._is_broken or self._incoming.started
-        if has_more or (self._tls and self._tls.pending()):
-            return select.EPOLLOUT | select.EPOLLIN
-        return select.EPOLLIN
+        return select.EPOLLOUT | select.EPOLLIN if has_more else select.EPOLLIN
 
     def write(self, data: bytes) -> None:
         """Have this sent after what is still to be sent; it waits for nobody."""
+        self._append(self._tls.sealed(data) if self._tls else data)
+
+    def _append(self, data: bytes) -> None:
         self._unsent = memoryview(bytes(self._unsent) + data if self._unsent else data)
 
     def answer_after(self, seconds: float) -> None:
@@ -201,7 +207,7 @@ class Connection:
         while self._unsent:
             try:
                 sent = self.socket.send(self._unsent)
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except BlockingIOError:
                 return False
             self._unsent = self._unsent[sent:]
         return True
@@ -211,18 +217,18 @@ class Connection:
         self._is_broken = True
 
     def refuse(self, problem: Problem) -> None:
-        """Let an error be the last answer; what of another has not been sent is not sent."""
-        self._unsent = memoryview(refusal(problem))
+        """Let an error be the last answer."""
+        self.write(refusal(problem, to_head=self._incoming.is_head))
         self.last = True
 
     def end(self) -> None:
         self.socket.close()
 
 
-def refusal(problem: Problem) -> bytes:
+def refusal(problem: Problem, *, to_head: bool) -> bytes:
     """A whole response that is an error, after which the connection ends."""
     body = problem.body()
     status, headers = problem.head(len(body))
     fields = {**EVERY_ANSWER, **SERVER, **dict(headers), "Connection": "close"}
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if to_head else body)

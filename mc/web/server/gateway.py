@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-from mc.web.addresses import Proxies
 from mc.web.headers import EVERY_ANSWER, SERVER
 from mc.web.problems import Problem
 from mc.web.server.connection import Connection, Gone
 from mc.web.server.incoming import KNOWN_FIELDS, Request
+from mc.web.server.serving import Serving
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -42,23 +42,21 @@ _WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 class Gateway:
     """Has an application answer requests.
 
-    A connection is written to, and left to whoever called: it may have bytes to be sent still.
-    `seconds` is what a client gets to take each part of an answer that goes on.
+    A connection is written to, and left to whoever called: it may have bytes to be sent still. A
+    client gets its seconds to take each part of an answer that goes on.
     """
 
     def __init__(
         self,
         application: WSGIApplication,
         address: tuple[str, int],
-        *,
         scheme: str,
-        proxies: Proxies,
-        seconds: float,
+        serving: Serving,
     ) -> None:
         self._application = application
         self._scheme = scheme
-        self._proxies = proxies
-        self._seconds = seconds
+        self._proxies = serving.proxies
+        self._seconds = serving.seconds
         self._common: WSGIEnvironment = {
             "SERVER_NAME": address[0],
             "SERVER_PORT": str(address[1]),

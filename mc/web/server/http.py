@@ -4,32 +4,20 @@ import logging
 import socket
 import ssl
 import time
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event, Thread
 from wsgiref.types import WSGIApplication
 
-from mc.web.addresses import Proxies
 from mc.web.server.connection import Connection
 from mc.web.server.gateway import Gateway
-from mc.web.server.incoming import Limits, Request
+from mc.web.server.incoming import Request
 from mc.web.server.reception import Reception
+from mc.web.server.serving import Serving
 
 log = logging.getLogger(__name__)
 
 # Seconds for the end: those who are being answered get two of them.
 _PATIENCE = 3.0
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How to serve: `seconds` for a client to send a request or to take an answer."""
-
-    limits: Limits
-    workers: int
-    connections: int
-    seconds: float
-    proxies: Proxies = field(default_factory=Proxies)
 
 
 class HTTPServer:
@@ -47,23 +35,10 @@ class HTTPServer:
         tls: ssl.SSLContext | None,
         serving: Serving,
     ) -> None:
-        self._gateway = Gateway(
-            application,
-            listener.getsockname()[:2],
-            scheme="https" if tls else "http",
-            proxies=serving.proxies,
-            seconds=serving.seconds,
-        )
+        scheme = "https" if tls else "http"
+        self._gateway = Gateway(application, listener.getsockname()[:2], scheme, serving)
         self._requests: SimpleQueue[tuple[Connection, Request] | None] = SimpleQueue()
-        self._reception = Reception(
-            listener,
-            tls,
-            hand_over=self._requests.put,
-            limits=serving.limits,
-            seconds=serving.seconds,
-            most=serving.connections,
-            proxies=serving.proxies,
-        )
+        self._reception = Reception(listener, tls, serving, self._requests.put)
         self._ended = Event()
         # They do not keep the process from ending, if one hangs in spite of everything.
         self._workers = [

@@ -7,14 +7,15 @@ linear time, and all of it is bounded.
 """
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import NamedTuple
 
 from mc.web.problems import Problem
+from mc.web.server.serving import Limits
 
 _LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
+_HEAD = b"HEAD "
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _REQUEST_LINE = re.compile(rb"(%b{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
 _NAME = re.compile(rb"%b+" % _TOKEN)
@@ -35,19 +36,6 @@ _LISTS = frozenset(
     b" x-forwarded-for x-forwarded-proto".split()
 )
 KNOWN_FIELDS = _SINGLE | _LISTS
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may have.
-
-    head: bytes of the request line, and of the known fields together. body: bytes. segments: parts
-    of the path.
-    """
-
-    head: int
-    body: int
-    segments: int
 
 
 class Request(NamedTuple):
@@ -93,8 +81,14 @@ class Incoming:
         # The request whose head is here, and the length of the body that is still to come.
         self._begun: Request | None = None
         self._length = 0
+        self._is_head = False
         self.expects_continue = False
         """Whether the client waits for `100 Continue` before it sends a body (RFC 9110, 10.1.1)."""
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the request that is coming in, or came in last, is one by HEAD."""
+        return self._is_head or self._bytes.startswith(_HEAD)
 
     @property
     def started(self) -> bool:
@@ -137,6 +131,7 @@ class Incoming:
         if end < 0:
             return None
         head = bytes(self._bytes[: end + 2])
+        self._is_head = head.startswith(_HEAD)
         del self._bytes[: end + len(_HEAD_END)]
         request = self._request(head)
         self._length = self._body_length(request.fields)

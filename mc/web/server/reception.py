@@ -18,10 +18,12 @@ from collections.abc import Callable
 from http import HTTPStatus
 from threading import Lock
 
-from mc.web.addresses import Proxies, plain
+from mc.web.addresses import plain
 from mc.web.problems import Problem
 from mc.web.server.connection import Connection, Holder
-from mc.web.server.incoming import Limits, Request
+from mc.web.server.incoming import Request
+from mc.web.server.serving import Serving
+from mc.web.server.tls import Channel
 
 log = logging.getLogger(__name__)
 
@@ -42,32 +44,28 @@ _LOG_SECONDS = 10.0
 class Reception:
     """Receives requests, gives each to `hand_over`, and gets its connection back by `take_back`.
 
-    A client gets `seconds` for a request, from its first byte to its last, as long to take the
-    answer, and as long again between two. Where there are `most` connections, the next one takes
-    the place of another: of the address that has most of them, the one that is nearest to its end.
-    A request of a user who is signed in keeps its place, and one that a trusted proxy hands on.
+    A client gets its seconds for a request from the first byte to the last, as many to take the
+    answer, and as many again between two. Where there are as many connections as may be, the next
+    one takes the place of another: of the address that has most, the one that is nearest to its
+    end. A request of a user who is signed in, or that a trusted proxy hands on, keeps its place.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         tls: ssl.SSLContext | None,
-        *,
+        serving: Serving,
         hand_over: Callable[[tuple[Connection, Request]], None],
-        limits: Limits,
-        seconds: float,
-        most: int,
-        proxies: Proxies,
     ) -> None:
         self._listener = listener
         self._listener.setblocking(False)
         self._tls = tls
         self._to_worker = hand_over
-        self._limits = limits
-        self._seconds = seconds
-        self._most = most
-        self._most_of_one = max(1, int(most * _SHARE))
-        self._proxies = proxies
+        self._limits = serving.limits
+        self._seconds = serving.seconds
+        self._most = serving.connections
+        self._most_of_one = max(1, int(serving.connections * _SHARE))
+        self._proxies = serving.proxies
         self._connections: dict[int, Connection] = {}
         self._by_network: Counter[str] = Counter()
         self._not_logged_until = 0.0
@@ -157,18 +155,16 @@ class Reception:
 
     def _welcome(self, client: socket.socket, address: tuple[str, int]) -> None:
         client.setblocking(False)
-        if self._tls is not None:
-            # The handshake is still to come.
-            client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         is_proxy = self._proxies.trusts(plain(address[0]))
-        connection = Connection(client, address, self._limits, is_proxy=is_proxy)
+        tls = Channel(self._tls) if self._tls else None
+        connection = Connection(client, tls, address, self._limits, is_proxy=is_proxy)
         if not self._has_room_for(connection):
             client.close()
             return
         connection.deadline = time.monotonic() + self._seconds
+        self._epoll.register(client.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
         self._connections[client.fileno()] = connection
         self._by_network[connection.network] += 1
-        self._epoll.register(client.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
 
     def _has_room_for(self, connection: Connection) -> bool:
         mine = connection.network
