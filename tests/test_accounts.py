@@ -295,31 +295,45 @@ def test_guessers_keep_no_worker(tmp_path: Path) -> None:
             assert daemon.get("/healthz").status == OK
 
 
-def test_guesser_who_hangs_up_takes_the_place_of_no_honest_one(tmp_path: Path) -> None:
-    """Nor keeps his own, whether he resets the connection or ends it."""
+def test_guessers_take_the_place_of_no_honest_one(tmp_path: Path) -> None:
+    """Where there is no room for all of them: those who wait for the word go first."""
     add_user(tmp_path / "users", "admin", "secret")
     file = tmp_path / "mc.conf"
-    file.write_text("[global]\nserver.max_connections = 40\n")
+    file.write_text("[global]\nserver.max_connections = 80\n")
     arguments = ("--connect", "test:///default", "--users", str(tmp_path / "users"))
-    with Daemon(*arguments, "--config", str(file)) as daemon, session() as client:
-        status = url(daemon, "/service/test/state_controller/status")
-        assert client.get(status, timeout=30).status_code == OK
-        nonce = nonce_of(daemon.get(STATUS))
-        guess = authorization(STATUS, nonce, password="wrong")["Authorization"]  # noqa: S106
-        request = f"GET {STATUS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n"
-        guesses = []
-        for number in range(200):
-            guesses.append(socket.create_connection(("127.0.0.1", daemon.port)))
-            guesses[-1].sendall(request.encode())
-            if number % 2:
-                guesses[-1].shutdown(socket.SHUT_WR)
-            if number % 10 == 0:
-                # The one who is known, on a connection that is kept, and one who is not.
-                assert client.get(status, timeout=30).status_code == OK
-                with session() as new:
-                    assert new.get(status, timeout=30).status_code == OK
-        for one in guesses:
-            one.close()
+    with Daemon(*arguments, "--config", str(file)) as daemon, ExitStack() as stack:
+        for wire in guesses(daemon, 60):
+            stack.callback(wire.close)
+        honest = [stack.enter_context(Wire(daemon.port)) for _ in range(20)]
+        for wire in honest:
+            wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = wire.response()
+            assert answer and answer.status == OK
+
+
+def guesses(daemon: Daemon, count: int) -> list[Wire]:
+    """Wrong passwords, all of which have been looked at, and most of which wait for the word."""
+    nonce = nonce_of(daemon.get("/"))
+    guess = authorization("/", nonce, password="wrong")["Authorization"]  # noqa: S106
+    request = f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: {guess}\r\n\r\n"
+    wires = [Wire(daemon.port) for _ in range(count)]
+    for wire in wires:
+        wire.send(request.encode())
+    until(lambda: daemon.log().count("wrong password") == count, 30, "guesses")
+    return wires
+
+
+def test_guesser_who_hangs_up_leaves_at_once(tmp_path: Path) -> None:
+    """Though the answer would have been seconds away."""
+    add_user(tmp_path / "users", "admin", "secret")
+    with Daemon("--connect", "test:///default", "--users", str(tmp_path / "users")) as daemon:
+        first, *others = guesses(daemon, 60)
+        for wire in others:
+            wire.close()
+        files = Path(f"/proc/{daemon.pid}/fd")
+        # The last of them would be answered, by the line, after 15 seconds.
+        until(lambda: len(list(files.iterdir())) < 40, 8, "closed connections")
+        first.close()
 
 
 def test_of_very_many_wrong_ones_most_are_not_answered_at_all(tmp_path: Path) -> None:

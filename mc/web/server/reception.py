@@ -34,7 +34,7 @@ _PARTING_SECONDS = 2.0
 # How many bytes of answers may wait for clients to take them.
 _UNSENT_AT_MOST = 1 << 26
 # New connections before those that are there are attended to again.
-_ACCEPTED_AT_ONCE = 64
+_ACCEPTED_AT_ONCE = 16
 # Of all connections that there may be, the share that one address may have.
 _SHARE = 3 / 4
 # Seconds between two log lines that say the same.
