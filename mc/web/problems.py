@@ -83,13 +83,18 @@ class Problem(Exception):
         return to_json(value, environment)
 
 
+def unforeseen() -> Problem:
+    """What to answer for an error of ours: it has been logged, and is nobody else's business."""
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the controller's log says more")
+
+
 def problem_of(error: Exception) -> Problem:
     """What to answer for an error; one that nobody foresaw is a 500 that tells nothing."""
     if isinstance(error, Problem):
         return error
     if not isinstance(error, ControllerError):
         log.error("unexpected error", exc_info=error)
-        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the controller's log says more")
+        return unforeseen()
     status = next(
         _STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _STATUS_BY_ERROR
     )

@@ -10,7 +10,7 @@ from enum import Enum
 from http import HTTPStatus
 
 from mc.web.addresses import network_of, plain
-from mc.web.headers import EVERY_ANSWER, SERVER
+from mc.web.headers import head_of
 from mc.web.problems import Problem
 from mc.web.server.incoming import Incoming, Request
 from mc.web.server.serving import Limits
@@ -229,6 +229,5 @@ def refusal(problem: Problem, *, to_head: bool) -> bytes:
     """A whole response that is an error, after which the connection ends."""
     body = problem.body()
     status, headers = problem.head(len(body))
-    fields = {**EVERY_ANSWER, **SERVER, **dict(headers), "Connection": "close"}
-    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if to_head else body)
+    head = head_of(status, [*headers, ("Connection", "close")])
+    return head if to_head else head + body

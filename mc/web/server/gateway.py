@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-from mc.web.headers import EVERY_ANSWER, SERVER
-from mc.web.problems import Problem
+from mc.web.headers import head_of
+from mc.web.problems import unforeseen
 from mc.web.server.connection import Connection, Gone
 from mc.web.server.incoming import KNOWN_FIELDS, Request
 from mc.web.server.serving import Serving
@@ -154,21 +154,17 @@ class Answer:
         if self._head is not None and not exc_info:
             raise RuntimeError("start_response was called twice")
         self._parts.clear()
-        fields = EVERY_ANSWER | dict(headers) | SERVER
-        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
-        self._length = self._declared(int(status[:3]), fields.get("Content-Length"))
+        more = []
+        self._length = self._declared(int(status[:3]), dict(headers).get("Content-Length"))
         self._is_chunked = self._length is None and self._request.version == "HTTP/1.1"
         if self._is_chunked:
-            lines.append("Transfer-Encoding: chunked")
+            more.append(("Transfer-Encoding", "chunked"))
         if not self._request.keeps_connection or (self._length is None and not self._is_chunked):
             self._connection.last = True
-            lines.append("Connection: close")
+            more.append(("Connection", "close"))
         elif self._request.version == "HTTP/1.0":
-            lines.append("Connection: keep-alive")
-        text = "\r\n".join([*lines, "", ""])
-        if text.count("\r") != len(lines) + 1 or text.count("\n") != len(lines) + 1:
-            raise ValueError(f"a header of an answer holds a line end: {headers!r}")
-        self._head = text.encode("latin-1")
+            more.append(("Connection", "keep-alive"))
+        self._head = head_of(status, [*headers, *more])
         return self.write
 
     def _declared(self, status: int, length: str | None) -> int | None:
@@ -217,5 +213,4 @@ class Answer:
         if self._is_begun:
             self._connection.give_up()
         else:
-            detail = "the controller's log says more"
-            self._connection.refuse(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
+            self._connection.refuse(unforeseen())

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from threading import Lock
 
 from mc.web.addresses import plain
-from mc.web.problems import Problem
+from mc.web.problems import Problem, unforeseen
 from mc.web.server.connection import Connection, Holder
 from mc.web.server.incoming import Request
 from mc.web.server.serving import Serving
@@ -227,7 +227,7 @@ class Reception:
             self._forget(connection)
         except Exception:
             log.exception("a request from %s was not understood", connection.address)
-            self._refuse(connection, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log"))
+            self._refuse(connection, unforeseen())
         else:
             if isinstance(come, Request):
                 self._hand_over(connection, come)
