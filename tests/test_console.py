@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from mc.users import add_user
 from tests.browser import Console, console
 from tests.daemon import Daemon
 from tests.lab import until
+from tests.ports import reserved_port
 
 DEMO = Path(__file__).parent.parent / "config/demo.xml"
 ODD = "O'Brien's \"lab\"; reboot --help #1 & <früh> $HOME 测试"
@@ -245,15 +245,6 @@ def test_dialog_follows_the_machine(shown: Console, daemon: Daemon) -> None:
 def refuse(status: int, detail: str) -> Callable[[Route], None]:
     """For Playwright: answer so in place of the daemon."""
     return lambda route: route.fulfill(status=status, json={"detail": detail})
-
-
-@contextmanager
-def reserved_port() -> Iterator[int]:
-    """A port that nobody is given by chance while nothing listens on it."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
 
 
 def test_daemon_is_killed_and_comes_back(browser: Browser, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.daemon import Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import hypervisor
 from tests.lab import until
+from tests.ports import reserved_port
 
 README = Path(__file__).parent.parent / "README.md"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
@@ -55,11 +56,6 @@ class Front:
     folder: Path
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def is_open(port: int) -> bool:
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -76,8 +72,11 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     arguments = ("--config", str(folder / "mc.conf"), "--users", str(folder / "users"))
     found = re.search(r"^```nginx\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     assert found and NGINX
-    plain, tls = free_port(), free_port()
-    with Daemon("--connect", uri, *arguments) as daemon:
+    with (
+        reserved_port() as plain,
+        reserved_port() as tls,
+        Daemon("--connect", uri, *arguments) as daemon,
+    ):
         (folder / "nginx.conf").write_text(
             CONFIGURATION.format(
                 folder=folder,
