@@ -120,11 +120,14 @@ class Request:
     def path(self) -> bytes:
         return self.target.partition(b"?")[0].removeprefix(b"http://localhost")
 
+    @property
+    def plain_path(self) -> bytes:
+        """The path with no slash too many."""
+        return b"/" + b"/".join(filter(None, self.path.split(b"/")))
+
     def explains(self) -> set[tuple[str, str]]:
         """Virsh commands and the machines to give them to; a `define` names no machine."""
-        segments = [
-            unquote_to_bytes(segment) for segment in self.path[1:].removesuffix(b"/").split(b"/")
-        ]
+        segments = [unquote_to_bytes(segment) for segment in self.path.split(b"/") if segment]
         if self.foreign or len(segments) < 3 or segments[0] != b"service":
             return set()
         commands: set[str] = set()
@@ -173,7 +176,10 @@ def paths(draw: DrawFn) -> bytes:
         path = template.replace(b"{machine}", spell(draw(references)))
         return path.replace(b"{verb}", spell(draw(nasty)))
     segments = draw(st.lists(st.one_of(words, references), max_size=5))
-    return b"/" + b"/".join(map(spell, segments)) + draw(st.sampled_from([b"", b"/", b"//"]))
+    return b"/" + b"/".join(map(spell, segments)) + draw(slashes)
+
+
+slashes = st.sampled_from([b"", b"/", b"//"])
 
 
 parameters = st.sampled_from([b"wait", b"force", b"grace", b"once", b"discard_saved", b"device"])
@@ -226,8 +232,28 @@ def requests(draw: DrawFn) -> Request:
     value = draw(nasty).translate(None, b"\r\n\0").strip()
     headers.append((draw(st.sampled_from([b"X-Any", b"Accept", b"User-Agent"])), value))
     authority = draw(st.sampled_from([b"", b"", b"", b"http://localhost"]))
-    target = authority + draw(paths()) + draw(queries())
-    return Request(draw(methods), target, [HOST, *headers], draw(bodies))
+    path = draw(paths()).replace(b"/", draw(st.sampled_from([b"/", b"/", b"//"])))
+    target = authority + path + draw(queries())
+    body = draw(bodies)
+    # A body of either kind; none has an end that is not marked.
+    chunked = draw(chunks(body)) if body and draw(st.integers(0, 2)) == 0 else None
+    framing = None if chunked is None else b"Transfer-Encoding: chunked"
+    return Request(draw(methods), target, [HOST, *headers], chunked or body, framing)
+
+
+@st.composite
+def chunks(draw: DrawFn, body: bytes) -> bytes:
+    """A body in chunks, with what may stand beside its content."""
+    size = draw(st.integers(max(1, len(body) // 50), len(body)))
+    extension = draw(st.sampled_from([b"", b"", b";a=b", b' ; a="b;c"']))
+    sent = b""
+    for start in range(0, len(body), size):
+        part = body[start : start + size]
+        sent += b"%x%b\r\n%b\r\n" % (len(part), extension, part)
+    return sent + b"0%b\r\n" % extension + draw(trailers) + b"\r\n"
+
+
+trailers = st.sampled_from([b"", b"", b"Host: evil.example\r\nContent-Length: 66\r\n"])
 
 
 # None that declares less than the body that follows: the rest would rightly be a request.
@@ -236,8 +262,26 @@ framings = st.sampled_from(
     + [b"Content-Length: %d" % length for length in (10_000, 10**8, 10**30)]
     + [b"Content-Length: 0\r\nContent-Length: 66", b"Content-Length: 66\r\nContent-Length: 0"]
     + [b"Content-Length : 66", b"Content-Length: 66\r\n 0", b"Content-Length:\r\n 66"]
-    + [b"Transfer-Encoding: " + text for text in (b"chunked", b"gzip", b"identity", b"\x0bchunked")]
+    + [b"Transfer-Encoding: " + text for text in (b"gzip", b"identity", b"\x0bchunked")]
     + [b"Transfer-Encoding: chunked\r\nContent-Length: 66", b"Transfer-Encoding: gzip, chunked"]
+    + [b"Content-Length: 66\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked, chunked"]
+    + [b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip", b"Transfer-Encoding : chunked"]
+)
+# Each holds a request if only one thing about it is read in another way.
+bad_chunks = st.sampled_from(
+    [
+        size + b"\r\n" + SMUGGLED + b"\r\n0\r\n\r\n"
+        for size in (b"0x42", b"+42", b"42 ", b"4_2", b"")
+    ]
+    + [b"42\n" + SMUGGLED + b"\r\n0\r\n\r\n", b"42;\n" + SMUGGLED + b"\r\n0\r\n\r\n"]
+    + [b"2\r\n" + SMUGGLED, b"2\r\nabcd" + SMUGGLED, b"2\r\nab\n\n0\r\n\r\n" + SMUGGLED]
+    + [
+        b"0\r\n" + SMUGGLED,
+        b"0\r\nX: y\n\r\n" + SMUGGLED,
+        b"0\r\n\n" + SMUGGLED,
+        b"0\n\n" + SMUGGLED,
+    ]
+    + [b"1" + b"0" * 16 + b"2\r\nab\r\n0\r\n\r\n" + SMUGGLED]
 )
 
 
@@ -253,6 +297,8 @@ def ambiguous_requests(draw: DrawFn) -> Request:
     body = draw(st.sampled_from([SMUGGLED, b"0\r\n\r\n" + SMUGGLED, b"a" * 66, b""]))
     headers = [*sound.headers, (b"X-Raw", draw(nasty.filter(_holds_no_request)))]
     method = draw(st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE"]))
+    if draw(st.integers(0, 3)) == 0:
+        framing, body = b"Transfer-Encoding: chunked", draw(bad_chunks)
     return Request(method, sound.target, headers, body, framing, foreign=sound.foreign)
 
 

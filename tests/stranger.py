@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mc.settings import Settings
+from mc.web.server.body import MOST_FRAMING
 from mc.web.server.incoming import KNOWN_FIELDS, MOST_DROPPED, MOST_FIELDS
 from tests.daemon import Daemon
 from tests.hostile import TEMPLATES
@@ -131,9 +132,29 @@ def bodies() -> Iterator[bytes]:
             ):
                 length = b"\r\nContent-Length: %d\r\n\r\n" % len(body)
                 yield request + b" HTTP/1.1\r\nHost: localhost" + length + body
+    yield from chunked_bodies()
     deep = b'{"device": ' + b"[" * 900 + b"]" * 900 + b"}"
     length = b"\r\nContent-Length: %d\r\n\r\n" % len(deep)
     yield b"PUT /service/vm/boot HTTP/1.1\r\nHost: localhost" + length + deep
+
+
+def chunked_bodies() -> Iterator[bytes]:
+    """In chunks, most of which are tiny, or with much beside them."""
+    end = b"0\r\n\r\n"
+    whole = b"%x\r\n%b\r\n" % (BODY, filled(b'{"a": 1, ', BODY))
+    head = b"PUT /service/vm/boot HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    fit = MOST_FRAMING - 100
+    for size in (fit, BODY):
+        yield head + filled(b"1\r\n[\r\n", size - size % 6) + end
+        yield head + filled(b"1;a\r\n[\r\n", size - size % 8) + end
+        yield head + b"1\r\n \r\n" * (size // 12) + whole + end
+        for unit in UNITS:
+            yield head + b"2;" + filled(unit, size) + b"\r\n{}\r\n" + end
+            yield head + b"0\r\nA: " + filled(unit, size) + b"\r\n\r\n"
+            # Whatever size that tells, more than it has come.
+            yield head + filled(unit, size) + 4 * end
+    for line in (b"a:\r\n", b":\r\n", b"a\r\n", b"\n", b"\r"):
+        yield head + b"0\r\n" + filled(line, fit - fit % len(line)) + b"\r\n"
 
 
 def processor_time(daemon: Daemon) -> int:

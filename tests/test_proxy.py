@@ -37,6 +37,7 @@ http {{
     fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
     upstream controller {{ server 127.0.0.1:{daemon}; keepalive 4; }}
     server {{ listen 127.0.0.1:{plain}; {location} }}
+    server {{ listen 127.0.0.1:{unbuffered}; proxy_request_buffering off; {location} }}
     server {{
         listen 127.0.0.1:{tls} ssl;
         ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
@@ -52,6 +53,7 @@ class Front:
 
     daemon: Daemon
     plain: int
+    unbuffered: int
     tls: int
     folder: Path
 
@@ -74,6 +76,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     assert found and NGINX
     with (
         reserved_port() as plain,
+        reserved_port() as unbuffered,
         reserved_port() as tls,
         Daemon("--connect", uri, *arguments) as daemon,
     ):
@@ -82,6 +85,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
                 folder=folder,
                 daemon=daemon.port,
                 plain=plain,
+                unbuffered=unbuffered,
                 tls=tls,
                 location=found[1].replace("http://127.0.0.1:9001", "http://controller"),
             )
@@ -89,8 +93,9 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         command = [NGINX, "-c", str(folder / "nginx.conf"), "-p", str(folder)]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as nginx:
             try:
-                until(lambda: is_open(plain) and is_open(tls), 30, "nginx")
-                yield Front(daemon, plain, tls, folder)
+                ports = (plain, unbuffered, tls)
+                until(lambda: all(map(is_open, ports)), 30, "nginx")
+                yield Front(daemon, *ports, folder)
             finally:
                 nginx.terminate()
 
@@ -172,6 +177,28 @@ def test_each_client_of_the_proxy_gets_the_answer_to_its_question(front: Front) 
     nonce = nonce_of(front.daemon.get("/"))
     with ThreadPoolExecutor(16) as executor:
         assert all(executor.map(asked, range(400)))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_body_in_chunks_comes_through(front: Front, whole: bool) -> None:
+    """As a whole with a length, or in chunks as it comes; and the next one after it."""
+    path = "/service/vm/state_controller/power_off"
+    nonce = nonce_of(front.daemon.get("/"))
+    port = front.plain if whole else front.unbuffered
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with closing(connection):
+        for wait in (b"-1", b"0", b"-1", b"0"):
+            headers = authorization(path, nonce, method="POST")
+            pieces = iter([b'{"wait"', b": ", wait, b', "force": true}'])
+            connection.request("POST", path, pieces, headers, encode_chunked=True)
+            answer = connection.getresponse()
+            assert answer.status == (400 if wait == b"-1" else OK), answer.read()
+            answer.read()
+
+
+def test_slash_too_many_comes_through(front: Front) -> None:
+    for path in ("/" + STATUS, STATUS.replace("/", "//"), STATUS + "//"):
+        assert ask(front.plain, path, signed(front, path))[0] == OK
 
 
 def test_who_is_signed_in_signs_in_nobody_else_on_the_same_connection(front: Front) -> None:

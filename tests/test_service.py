@@ -17,6 +17,7 @@ from mc.web.routes import routes
 from mc.web.service import ALL_VERBS
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES, hypervisor, uuid_of
+from tests.wire import Wire
 
 OK, BAD_REQUEST, NOT_FOUND, NOT_ALLOWED, CONFLICT = 200, 400, 404, 405, 409
 
@@ -243,12 +244,33 @@ def test_unknown_machine_is_not_found(daemon: Daemon, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nope", "/service/vm/nope", "/service/vm/state_controller/status/x", "/service//vm",
-             "/service/vm/state_controller//status", "/services", "/favicon.ico",
+    "path", ["/nope", "/service/vm/nope", "/service/vm/state_controller/status/x", "/services",
+             "/service/%2F", "/service/vm/%2Fboot", "/service%2Fvm", "/service/./vm", "//nope",
+             "//localhost/service/vm", "/service//state_controller/status", "/favicon.ico",
              "/service/__init__/__globals__/x/y", "/service/%ff/x"],
 )  # fmt: skip
 def test_unknown_url_is_not_found(daemon: Daemon, path: str) -> None:
     problem(daemon.get(path), NOT_FOUND)
+
+
+@pytest.mark.parametrize("template", JSON_URLS)
+def test_slash_too_many_means_nothing(daemon: Daemon, template: str) -> None:
+    """Not even a machine without a name, which libvirt refuses; `%2F` is none."""
+    url = template.replace("{machine}", "spare-0")
+    answer = daemon.get(url)
+    for odd in (f"/{url}", f"{url}//", url.replace("/", "//"), f"///{url}///"):
+        assert daemon.get(odd).json == answer.json
+        assert daemon.request("HEAD", odd).status == OK
+        assert daemon.request("OPTIONS", odd).headers["allow"] == URLS[template][0]
+        target = f"http://localhost{odd}"
+        assert daemon.request("GET", target).json == answer.json
+
+
+def test_slash_too_many_loses_no_body(daemon: Daemon) -> None:
+    path = "//service/vm//state_controller/power_off//"
+    problem(daemon.post(path, b'{"wait": "x"}'), BAD_REQUEST)
+    problem(daemon.request("PUT", "/service/vm//boot", b'{"device": "x"}'), BAD_REQUEST)
+    problem(daemon.request("DELETE", "//service/vm//boot//"), NOT_ALLOWED)
 
 
 def test_name_cannot_become_a_command(daemon: Daemon) -> None:
@@ -381,7 +403,15 @@ def post(path: str, headers: str, body: str) -> bytes:
         (post(NMI, "Content-Length: two", "{}"), 400),
         (post(NMI, "Content-Length: 60", "{}"), 400),
         (post(NMI, "Content-Length: 100000", " " * 100_000), 413),
-        (post(NMI, "Transfer-Encoding: chunked", "2\r\n{}\r\n0\r\n\r\n"), 411),
+        (post(NMI, "Transfer-Encoding: chunked", "2\n{}\r\n0\r\n\r\n"), 400),
+        (post(NMI, "Transfer-Encoding: chunked", "2\r\n{}0\r\n\r\n"), 400),
+        (post(NMI, "Transfer-Encoding: chunked", "2\r\n{}\r\n"), 400),
+        (
+            post(NMI, "Transfer-Encoding: chunked\r\nContent-Length: 12", "2\r\n{}\r\n0\r\n\r\n"),
+            400,
+        ),
+        (post(NMI, "Transfer-Encoding: chunked", "10001\r\n"), 413),
+        (post(NMI, "Transfer-Encoding: chunked", "1\r\n \r\n" * 10_000), 413),
         (post(NMI, "Transfer-Encoding: gzip", ""), 501),
     ],
 )
@@ -404,16 +434,50 @@ def test_nothing_is_smuggled_in_a_body(daemon: Daemon) -> None:
     for method in ("GET", "DELETE", "POST"):
         length = outer.format(method, f"Content-Length: {len(inner)}", inner)
         assert exchange(daemon, length.encode()).count(b"HTTP/1.1 404") == 1
-        chunked = outer.format(method, "Transfer-Encoding: chunked", inner)
-        assert exchange(daemon, chunked.encode()).count(b"HTTP/1.1") == 1
+        for chunks in (inner, f"0\r\n{inner}", f"2\r\nabc\r\n0\r\n\r\n{inner}"):
+            chunked = outer.format(method, "Transfer-Encoding: chunked", chunks)
+            assert exchange(daemon, chunked.encode()).count(b"HTTP/1.1") == 1
+        chunk = f"{len(inner):x}\r\n{inner}\r\n0\r\n\r\n"
+        chunked = outer.format(method, "Transfer-Encoding: chunked", chunk)
+        assert exchange(daemon, chunked.encode()).count(b"HTTP/1.1 404") == 1
     assert daemon.virsh_commands()[before:] == []
 
 
 def test_connection_goes_on_after_an_error(daemon: Daemon) -> None:
     one = b"DELETE /service/vm HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
     last = b"GET /service/vm HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    answers = exchange(daemon, one + one + last)
-    assert (answers.count(b"HTTP/1.1 405"), answers.count(b"HTTP/1.1 200")) == (2, 1)
+    chunked = one.replace(b"Content-Length: 3", b"Transfer-Encoding: chunked")
+    chunked = chunked.replace(b"abc", b"2;x\r\nab\r\n1\r\nc\r\n0\r\nA: b\r\n\r\n")
+    answers = exchange(daemon, one + chunked + one + chunked + last)
+    assert (answers.count(b"HTTP/1.1 405"), answers.count(b"HTTP/1.1 200")) == (4, 1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_parameters_may_come_in_chunks(daemon: Daemon, size: int) -> None:
+    """As .NET's `PutAsJsonAsync` sends them, and whoever does not know their length."""
+    body = b'{"wait": 5, "force": true}'
+    daemon.act("vm", "power_on")
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    path = "/service/vm/state_controller/power_off"
+    answer = daemon.request("POST", path, chunks, {"Transfer-Encoding": "chunked"})
+    assert (answer.status, answer.json["state"]) == (OK, "shut off")
+    daemon.act("vm", "power_on")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 12", "Transfer-Encoding: chunked"])
+def test_client_that_waits_to_continue_is_told_to(daemon: Daemon, framing: str) -> None:
+    """Before its body, and once; and what follows the body is the next request."""
+    head = post("/service/vm/state_controller/power_off", f"{framing}\r\nExpect: 100-continue", "")
+    body = b'{"wait": -1}'
+    chunks = b"c\r\n" + body + b"\r\n0\r\n\r\n" if "chunked" in framing else body
+    with Wire(daemon.port) as wire:
+        wire.send(head)
+        first = wire.response(final=False)
+        assert first and first.status == HTTPStatus.CONTINUE
+        wire.send(chunks + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answers = [wire.response(final=False), wire.response(final=False)]
+    assert [one and one.status for one in answers] == [BAD_REQUEST, OK]
 
 
 def test_every_action_is_logged_in_one_line(daemon: Daemon) -> None:

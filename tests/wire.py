@@ -40,14 +40,14 @@ class Wire:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
 
-    def response(self, *, to_head: bool = False) -> Response | None:
-        """The next final response, or None if the connection ended before one began.
+    def response(self, *, to_head: bool = False, final: bool = True) -> Response | None:
+        """The next final response, or any; None if the connection ended before one began.
 
         Raises AssertionError for what is no response, TimeoutError if nothing comes.
         """
         while True:
             response = self._response(to_head)
-            if response is None or response.status >= 200:
+            if response is None or response.status >= 200 or not final:
                 return response
 
     def everything(self) -> bytes:

@@ -14,6 +14,7 @@ from mc.web.access.guard import Guard
 from mc.web.operation import Content, Route, Stream
 from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json
+from mc.web.server.incoming import parts_of
 
 ROUTE = "libvirt_http_mc.route"
 """Under this name the WSGI environment holds the route that was `Found`."""
@@ -114,11 +115,10 @@ def _sent(value: object) -> bytes | Iterable[bytes]:
 def segments_of(uri: str) -> list[str]:
     """The decoded segments of a request's path as it came, in which `%2F` separates nothing.
 
-    >>> segments_of("/service/a%2Fb/state_controller/?wait=1")
+    >>> segments_of("//service/a%2Fb//state_controller/?wait=1")
     ['service', 'a/b', 'state_controller']
     """
-    path = uri.partition("?")[0]
-    return [_decoded(part) for part in path.removeprefix("/").removesuffix("/").split("/")]
+    return [_decoded(part) for part in parts_of(uri.partition("?")[0])]
 
 
 def _decoded(segment: str) -> str:

@@ -14,8 +14,9 @@ from mc.web.schemas import PROBLEM, VARIABLES
 URL = "/openapi.json"
 _DESCRIPTION = """\
 A machine is called by its name, percent-encoded, or by its UUID. Verbs are done by GET as well as
-by POST; HEAD never acts. Every URL answers OPTIONS with the methods that it allows, and 405 to
-others. Errors are problem details (RFC 9457) with libvirt's own words.
+by POST; HEAD never acts. A slash too many in a path means nothing. Every URL answers OPTIONS with
+the methods that it allows, and 405 to others. Errors are problem details (RFC 9457) with libvirt's
+own words.
 """
 _SCHEMES = {
     "digest": {"type": "http", "scheme": "digest"},
@@ -28,12 +29,11 @@ _ERRORS = {
     HTTPStatus.NOT_FOUND: "there is no such machine",
     HTTPStatus.REQUEST_TIMEOUT: "the request did not come in time",
     HTTPStatus.CONFLICT: "not in this state, refused by libvirt, or busy",
-    HTTPStatus.LENGTH_REQUIRED: "the body has no Content-Length",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is too large",
     HTTPStatus.REQUEST_URI_TOO_LONG: "the URL is too long",
     HTTPStatus.MISDIRECTED_REQUEST: "the Host is no name of this one",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the header fields are too large or too many",
-    HTTPStatus.NOT_IMPLEMENTED: "there is no such Transfer-Encoding here",
+    HTTPStatus.NOT_IMPLEMENTED: "the only Transfer-Encoding here is chunked",
     HTTPStatus.SERVICE_UNAVAILABLE: "libvirt or the users file is away, or too much is under way",
     HTTPStatus.GATEWAY_TIMEOUT: "libvirt did not answer in time",
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HTTP/1.0 and HTTP/1.1 are spoken here",
@@ -47,7 +47,6 @@ _HEADERS = {
 _ALWAYS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.LENGTH_REQUIRED,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.REQUEST_URI_TOO_LONG,
     HTTPStatus.MISDIRECTED_REQUEST,

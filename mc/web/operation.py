@@ -99,7 +99,7 @@ class Route:
 
     @property
     def segments(self) -> tuple[str, ...]:
-        return tuple(self.template.strip("/").split("/"))
+        return tuple(filter(None, self.template.split("/")))
 
     @property
     def variables(self) -> tuple[str, ...]:

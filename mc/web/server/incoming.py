@@ -1,9 +1,9 @@
 """Where requests begin and end, and what is in them: bytes in as they come, whole requests out.
 
 What is ambiguous is refused, so that nobody who reads the same bytes, such as a proxy in front, can
-find other requests in them (RFC 9112, sections 3, 5, 6.3 and 11.2). What the service does not read
-is dropped here: a cookie of another program on the same host, for one. Nothing takes more than
-linear time, and all of it is bounded.
+find other requests in them (RFC 9112, sections 3, 5 and 11.2; bodies are in `body.py`). What the
+service does not read is dropped here: a cookie of another program on the same host, for one. Nothing
+takes more than linear time, and all of it is bounded.
 """
 
 import re
@@ -11,14 +11,14 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from mc.web.problems import Problem
+from mc.web.server.body import TOKEN, Body, body_of
 from mc.web.server.serving import Limits
 
 _LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
 _HEAD = b"HEAD "
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-_REQUEST_LINE = re.compile(rb"(%b{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
-_NAME = re.compile(rb"%b+" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])" % TOKEN)
+_NAME = re.compile(rb"%b+" % TOKEN)
 _PATH = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*+")
 _ABSOLUTE = re.compile(r"https?://([^/?]*)", re.I)
 # RFC 9112, section 2.2: an empty line before a request means nothing; many mean no good.
@@ -28,13 +28,10 @@ _MOST_EMPTY_LINES = 8
 MOST_DROPPED, MOST_FIELDS = 1 << 17, 100
 # The fields that the service reads: those that may stand once only, and lists.
 _SINGLE = frozenset(
-    b"host content-length authorization origin referer sec-fetch-site sec-purpose purpose x-purpose"
-    b" x-moz".split()
+    b"host content-length transfer-encoding authorization origin referer sec-fetch-site sec-purpose"
+    b" purpose x-purpose x-moz".split()
 )
-_LISTS = frozenset(
-    b"accept connection expect transfer-encoding user-agent"
-    b" x-forwarded-for x-forwarded-proto".split()
-)
+_LISTS = frozenset(b"accept connection expect user-agent x-forwarded-for x-forwarded-proto".split())
 KNOWN_FIELDS = _SINGLE | _LISTS
 
 
@@ -78,9 +75,9 @@ class Incoming:
         self._bytes = bytearray()
         self._searched = 0
         self._empty_lines = 0
-        # The request whose head is here, and the length of the body that is still to come.
+        # The request whose head is here, and the body that is still to come, if there is one.
         self._begun: Request | None = None
-        self._length = 0
+        self._body: Body | None = None
         self._is_head = False
         self.expects_continue = False
         """Whether the client waits for `100 Continue` before it sends a body (RFC 9110, 10.1.1)."""
@@ -88,7 +85,7 @@ class Incoming:
     @property
     def is_head(self) -> bool:
         """Whether the request that is coming in, or came in last, is one by HEAD."""
-        return self._is_head or self._bytes.startswith(_HEAD)
+        return self._is_head or (self._begun is None and self._bytes.startswith(_HEAD))
 
     @property
     def started(self) -> bool:
@@ -105,12 +102,17 @@ class Incoming:
         """
         if self._begun is None:
             self._begun = self._take_head()
-        if self._begun is None or len(self._bytes) < self._length:
+        if self._begun is None:
             return None
-        request, self._begun = self._begun, None
-        if self._length:
-            request = request._replace(body=bytes(self._bytes[: self._length]))
-            del self._bytes[: self._length]
+        request = self._begun
+        if self._body is not None:
+            body = self._body.take(self._bytes)
+            if body is None:
+                return None
+            # From now on it has a length, however it came: RFC 9112, section 7.1.3.
+            length = {"content-length": str(len(body))}
+            request = request._replace(fields=request.fields | length, body=body)
+        self._begun = self._body = None
         self._searched, self._empty_lines, self.expects_continue = 0, 0, False
         return request
 
@@ -134,9 +136,9 @@ class Incoming:
         self._is_head = head.startswith(_HEAD)
         del self._bytes[: end + len(_HEAD_END)]
         request = self._request(head)
-        self._length = self._body_length(request.fields)
+        self._body = body_of(request.version, request.fields, self._limits)
         said = (request.version, request.fields.get("expect", "").lower())
-        self.expects_continue = self._length > 0 and said == ("HTTP/1.1", "100-continue")
+        self.expects_continue = self._body is not None and said == ("HTTP/1.1", "100-continue")
         return request
 
     def _check_line(self) -> None:
@@ -171,7 +173,7 @@ class Incoming:
             raise Problem(
                 HTTPStatus.BAD_REQUEST, "a % in a path is followed by two hexadecimal digits"
             )
-        if path.removesuffix("/").count("/") > self._limits.segments:
+        if len(parts_of(path)) > self._limits.segments:
             raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this URL")
         return target, authority
 
@@ -202,21 +204,6 @@ class Incoming:
             raise _too_large(f"the header fields have more than {self._limits.head} bytes")
         return {name.decode(): value.decode("latin-1") for name, value in fields.items()}
 
-    def _body_length(self, fields: dict[str, str]) -> int:
-        encoding = fields.get("transfer-encoding")
-        if encoding is not None and encoding.lower() != "chunked":
-            raise Problem(HTTPStatus.NOT_IMPLEMENTED, "there is no such Transfer-Encoding here")
-        if encoding is not None:
-            raise Problem(HTTPStatus.LENGTH_REQUIRED, "a body needs a Content-Length")
-        text = fields.get("content-length", "0")
-        if not (text.isascii() and text.isdigit()):
-            raise Problem(HTTPStatus.BAD_REQUEST, "the Content-Length is not a number")
-        # Not int() of any text: Python refuses numbers of more than some thousand digits.
-        digits = text.lstrip("0") or "0"
-        if len(digits) > len(str(self._limits.body)) or int(digits) > self._limits.body:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too long")
-        return int(digits)
-
 
 def taken_apart(target: str) -> tuple[str, str | None]:
     """Path with query, and authority if there is one, of a target (RFC 9112, section 3.2).
@@ -235,6 +222,15 @@ def taken_apart(target: str) -> tuple[str, str | None]:
         raise ValueError("it holds no URL of this host")
     rest = target[found.end() :]
     return rest if rest.startswith("/") else f"/{rest}", found[1]
+
+
+def parts_of(path: str) -> list[str]:
+    """The parts of a path, still percent-encoded. A slash too many separates nothing.
+
+    >>> parts_of("/service//a%2Fb/boot/"), parts_of("//")
+    (['service', 'a%2Fb', 'boot'], [])
+    """
+    return [*filter(None, path.split("/"))]
 
 
 def _what_is_wrong(line: bytes) -> str:
