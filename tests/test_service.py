@@ -1,6 +1,7 @@
 """Every URL, verb and state, over HTTP, on the embedded test hypervisor."""
 
 import json
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from tests.hypervisor import STATES, hypervisor, uuid_of
 from tests.wire import Wire
 
 OK, BAD_REQUEST, NOT_FOUND, NOT_ALLOWED, CONFLICT = 200, 400, 404, 405, 409
+NMI = "/service/vm/state_controller/nmi"
 
 # What a verb makes of a machine in each state: the state after it, `=` where nothing was done,
 # or 409. The embedded hypervisor cannot wake a suspended machine, forgets a pause when it
@@ -317,6 +319,53 @@ def test_bad_body_is_refused_and_changes_nothing(daemon: Daemon, body: bytes) ->
     assert daemon.status("vm")["state"] == "running"
 
 
+FORM = b"device=pxe"
+MULTIPART = b'--x\r\nContent-Disposition: form-data; name="device"\r\n\r\npxe\r\n--x--\r\n'
+TYPES = {
+    "application/x-www-form-urlencoded": FORM,
+    "multipart/form-data; boundary=x": MULTIPART,
+    "text/plain": b"pxe",
+    "application/json": FORM,
+    "application/xml": b"<device>pxe</device>",
+    "text/json": b'["pxe"]',
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "example"),
+    [
+        ("PUT", "/service/vm/boot", {"device": "pxe"}),
+        ("POST", "/service/vm/state_controller/power_off", {"wait": 60}),
+        ("POST", "/service/vm/state_controller/pxeboot", {"once": True}),
+    ],
+)
+@pytest.mark.parametrize("media_type", TYPES)
+def test_form_is_answered_with_what_is_wanted(
+    daemon: Daemon, method: str, path: str, example: object, media_type: str
+) -> None:
+    headers = {"Content-Type": media_type}
+    detail = problem(daemon.request(method, path, TYPES[media_type], headers), 400)["detail"]
+    assert detail.startswith("the body is not ")
+    words = shlex.split(detail.partition(" such as by: ")[2])
+    assert words[:-1] == ["curl", "-X", method, "-H", "Content-Type: application/json", "-d"]
+    assert json.loads(words[-1]) == example
+
+
+def test_body_where_none_is_needed_is_answered_with_that(daemon: Daemon) -> None:
+    members = problem(daemon.post(NMI, FORM), BAD_REQUEST)
+    assert members["detail"].endswith("; there are no parameters here, so no body is needed")
+
+
+@pytest.mark.parametrize("media_type", TYPES)
+def test_json_is_taken_whatever_it_is_called(daemon: Daemon, media_type: str) -> None:
+    """`curl -d` calls everything a form."""
+    headers = {"Content-Type": media_type}
+    path = "/service/vm/state_controller/power_off"
+    members = problem(daemon.request("POST", path, b'{"wait": "x"}', headers), BAD_REQUEST)
+    assert members["parameter"] == "wait"
+    assert daemon.request("POST", NMI, b"{}", headers).status == OK
+
+
 def test_parameter_in_query_and_body_is_refused(daemon: Daemon) -> None:
     answer = daemon.post("/service/vm/state_controller/power_off?wait=1", b'{"wait": 2}')
     problem(answer, BAD_REQUEST)
@@ -366,9 +415,6 @@ def test_no_answer_names_cherrypy_or_python(daemon: Daemon) -> None:
         answer = daemon.get(path)
         assert answer.headers["server"] == "libvirt_http_mc"
         assert b"CherryPy" not in answer.body
-
-
-NMI = "/service/vm/state_controller/nmi"
 
 
 def exchange(daemon: Daemon, request: bytes) -> bytes:

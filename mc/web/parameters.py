@@ -25,13 +25,14 @@ class Parameter:
     """A parameter, which a request gives in its query or in a JSON body.
 
     read: turns text or a JSON value into the value; ValueError says what it must be.
-    schema: its JSON Schema; about: one line about it.
+    schema: its JSON Schema; about: one line about it; example: a value, as JSON.
     """
 
     name: str
     about: str
     read: Callable[[Any], object]
     schema: dict[str, Any]
+    example: object
     required: bool = False
 
 
@@ -46,7 +47,8 @@ def seconds(name: str, about: str, most: float) -> Parameter:
             return float(value)
         raise ValueError(f"a number of seconds between 0 and {most:g}")
 
-    return Parameter(name, about, read, {"type": "number", "minimum": 0, "maximum": most})
+    schema = {"type": "number", "minimum": 0, "maximum": most}
+    return Parameter(name, about, read, schema, example=min(60, most))
 
 
 def boolean(name: str, about: str) -> Parameter:
@@ -59,7 +61,7 @@ def boolean(name: str, about: str) -> Parameter:
             return _BOOLEANS[value.lower()]
         raise ValueError("true or false")
 
-    return Parameter(name, about, read, {"type": "boolean"})
+    return Parameter(name, about, read, {"type": "boolean"}, example=True)
 
 
 def one_of(name: str, about: str, *allowed: str) -> Parameter:
@@ -71,7 +73,7 @@ def one_of(name: str, about: str, *allowed: str) -> Parameter:
         raise ValueError("one of " + ", ".join(allowed))
 
     schema = {"type": "string", "enum": list(allowed)}
-    return Parameter(name, about, read, schema, required=True)
+    return Parameter(name, about, read, schema, example=allowed[0], required=True)
 
 
 def read_parameters(wanted: Sequence[Parameter], environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def read_parameters(wanted: Sequence[Parameter], environment: Mapping[str, Any])
     Raises a 400 `Problem` for one that is unknown, missing, given twice, or not what it must be.
     """
     given: dict[str, object] = {}
-    for name, value in (*_query(environment), *_body(environment).items()):
+    for name, value in (*_query(environment), *_body(wanted, environment).items()):
         if name in given:
             raise _bad(name, value, "given once, in the query or in the body")
         given[name] = value
@@ -139,10 +141,10 @@ def _query(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
         ) from error
 
 
-def _body(environment: Mapping[str, Any]) -> dict[str, object]:
+def _body(wanted: Sequence[Parameter], environment: Mapping[str, Any]) -> dict[str, object]:
     """The JSON object in the request's body; an empty body is an empty object.
 
-    Whatever its media type: `curl -d` calls everything a form.
+    Whatever its media type: `curl -d` calls everything a form, and JSON is taken all the same.
     """
     if environment["REQUEST_METHOD"] not in METHODS_WITH_BODY:
         return {}
@@ -152,9 +154,23 @@ def _body(environment: Mapping[str, Any]) -> dict[str, object]:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
+        reason = f"the body is not JSON (forms are not taken): {_shown(str(error))}"
         raise Problem(
-            HTTPStatus.BAD_REQUEST, f"the body is not JSON: {_shown(str(error))}"
+            HTTPStatus.BAD_REQUEST, f"{reason}; {_advice(wanted, environment)}"
         ) from error
     if not isinstance(value, dict):
-        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
+        advice = _advice(wanted, environment)
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not a JSON object; {advice}")
     return value
+
+
+def _advice(wanted: Sequence[Parameter], environment: Mapping[str, Any]) -> str:
+    """How to send a body with these parameters."""
+    if not wanted:
+        return "there are no parameters here, so no body is needed"
+    needed = [parameter for parameter in wanted if parameter.required] or wanted[:1]
+    example = json.dumps({parameter.name: parameter.example for parameter in needed})
+    return (
+        f"send an object, such as by: curl -X {environment['REQUEST_METHOD']} "
+        f"-H 'Content-Type: application/json' -d '{example}'"
+    )

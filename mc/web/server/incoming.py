@@ -2,8 +2,8 @@
 
 What is ambiguous is refused, so that nobody who reads the same bytes, such as a proxy in front, can
 find other requests in them (RFC 9112, sections 3, 5 and 11.2; bodies are in `body.py`). What the
-service does not read is dropped here: a cookie of another program on the same host, for one. Nothing
-takes more than linear time, and all of it is bounded.
+service does not read is dropped here: a cookie of another program on the same host, for one.
+Nothing takes more than linear time, and all of it is bounded.
 """
 
 import re
