@@ -35,11 +35,11 @@ def free_ports() -> Iterator[int]:
 
 
 def configure(
-    folder: Path, *arguments: str, passwords: str = PASSWORD
+    folder: Path, *arguments: str, passwords: str = PASSWORD, python: str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
     """Run configure.py with passwords, one a line, on standard input."""
     return subprocess.run(
-        [sys.executable, CONFIGURE, str(folder), *arguments],
+        [python, CONFIGURE, str(folder), *arguments],
         input=passwords + "\n",
         capture_output=True,
         text=True,

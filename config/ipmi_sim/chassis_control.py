@@ -5,6 +5,7 @@
 
 Exit status 0 is success, anything else an IPMI error. What `get` asks for goes to standard output
 as `power:1` or `boot:pxe`; why something failed goes to standard error, which is ipmi_sim's.
+It runs on Python 3.9 and newer, without any packages.
 
 ipmi_sim does nothing else until this program has ended, and ipmitool repeats what is not answered
 within a second, which ipmi_sim then runs again. So each request to the controller is a job: a
@@ -31,7 +32,7 @@ from port import Port
 LATE_SECONDS = 1.5
 """How long what was learned too late can be told."""
 
-BOOT_WORDS: dict[str | None, str] = {
+BOOT_WORDS = {
     "pxe": "pxe",
     "disk": "default",
     "cdrom": "cdrom",

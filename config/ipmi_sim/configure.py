@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write what `ipmi_sim` needs to serve the machines of a controller, one UDP port each.
 
-It asks the controller over HTTP, so it needs no libvirt and runs on any host. Run again when
-machines have been added, it remembers what it was told; each machine keeps its port, and the port
-of one that is gone goes to no other.
+It asks the controller over HTTP, so it needs no libvirt and runs on any host with Python 3.9 or
+newer, which ipmi_sim then uses as well. Run again when machines have been added, it remembers what
+it was told; each machine keeps its port, and the port of one that is gone goes to no other.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CONNECT_SECONDS = 10.0
 Settings = dict[str, Any]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: "list[str] | None" = None) -> int:
     """Exit status: 0 if all is written, 1 if the controller does not tell, 2 if told nonsense."""
     options = command_line().parse_args(arguments)
     try:

@@ -31,7 +31,7 @@ class Machine:
         """`on` or `off`."""
         return str(self._told("power", "GET", "state_controller/status"))
 
-    def boots_once(self) -> str | None:
+    def boots_once(self) -> "str | None":
         """The device of the next boot only, if one is set."""
         once = self._told("once", "GET", "boot")
         return None if once is None else str(once)

@@ -144,7 +144,7 @@ class Job:
         return name, outcome
 
 
-def run(file: int, request: Request, do: Callable[[], str], after: Job | None) -> None:
+def run(file: int, request: Request, do: Callable[[], str], after: "Job | None") -> None:
     """The process of a job; it does not return. What nobody waits for any more, it logs."""
     os.setsid()
     request.forget_port()

@@ -16,7 +16,7 @@ class Port:
     What else comes along is closed: a job may outlive ipmi_sim.
     """
 
-    def __init__(self, number: int | None) -> None:
+    def __init__(self, number: "int | None") -> None:
         self._socket = None
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208, since pathlib takes 5 ms.
             if int(name) <= STANDARD_ERROR:

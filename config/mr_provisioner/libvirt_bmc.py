@@ -15,22 +15,25 @@ Anything else is refused: a bare `vm1` or `9443` might be meant as one thing and
 
 Without `ca`, certificates are checked against those that `requests` trusts, or those in the file
 that the environment variable REQUESTS_CA_BUNDLE names. They are always checked.
+
+It runs where Mr-Provisioner does: with Python 3.5 and newer, and `requests` 2.18 and newer.
 """
 
 import re
-from typing import Any
+from typing import Any, Dict
 from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 from mr_provisioner.bmc_types import BMCError, BMCType, register_bmc_type
 
 BMC_INFO = re.compile(r"(https?://[^/?#\s]*/?)?(\?[^#\s]*)?", re.IGNORECASE)
+ENDS_IN_A_PORT = re.compile(r":\d+$")
 PORT = 9001
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 90
 """The controller itself gives up sooner, and says why."""
 
-BOOT_DEVICES = {"pxe": "pxe", "disk": "disk", "bios": "default", "cdrom": "cdrom", "none": "none"}
+BOOT_DEVICES = {"bios": "default", "cdrom": "cdrom", "disk": "disk", "none": "none", "pxe": "pxe"}
 """A boot order cannot say "enter the firmware's setup": `bios` is the machine's own order."""
 
 VERBS = {
@@ -57,33 +60,37 @@ class Place:
             raise BMCError("BMC info: the BMC has the user name and the password, not the machine")
         if not BMC_INFO.fullmatch(info):
             raise BMCError(
-                f"BMC info {info!r}: it begins with http://, https:// or ?, and has no path, blank"
-                f" or #, such as https://:{PORT}/?machine=my%20vm"
+                "BMC info {!r}: it begins with http://, https:// or ?, and has no path, blank"
+                " or #, such as https://:{}/?machine=my%20vm".format(info, PORT)
             )
         try:
             parts = urlsplit(info)
             port = PORT if parts.port is None else parts.port
+            if parts.port is None and ENDS_IN_A_PORT.search(parts.netloc):
+                raise ValueError("ports are between 1 and 65535")  # Python 3.5 says nothing.
             query = parse_qs(
-                # A plus sign is one: names may have it.
-                parts.query.replace("+", "%2B"),
+                # A plus sign is one, and to older Pythons a semicolon is an ampersand.
+                parts.query.replace("+", "%2B").replace(";", "%3B"),
                 keep_blank_values=True,
                 strict_parsing=bool(parts.query),
                 errors="strict",
             )
         except ValueError as error:
-            raise BMCError(f"BMC info {info!r}: {error}") from error
+            raise BMCError("BMC info {!r}: {}".format(info, error)) from error
         if not port:
-            raise BMCError(f"BMC info {info!r}: no machine is controlled at port 0")
+            raise BMCError("BMC info {!r}: no machine is controlled at port 0".format(info))
         for key, values in query.items():
             if key not in ("machine", "ca") or len(values) > 1 or not values[0]:
-                raise BMCError(f"BMC info {info!r}: there are machine=NAME and ca=FILE, once each")
+                words = "BMC info {!r}: there are machine=NAME and ca=FILE, once each"
+                raise BMCError(words.format(info))
         host = parts.hostname or ip
         if not host:
-            raise BMCError(f"BMC info {info!r}: a host is needed, as the BMC has no IP address")
-        host = f"[{host}]" if ":" in host else host
+            words = "BMC info {!r}: a host is needed, as the BMC has no IP address"
+            raise BMCError(words.format(info))
+        host = "[{}]".format(host) if ":" in host else host
         machine = query.get("machine", [name])[0]
         scheme = parts.scheme or "http"
-        self.url = f"{scheme}://{host}:{port}/service/{quote(machine, safe='')}"
+        self.url = "{}://{}:{}/service/{}".format(scheme, host, port, quote(machine, safe=""))
         self.trusted = query.get("ca", [None])[0]
 
 
@@ -102,23 +109,22 @@ class LibvirtBMC(BMCType):  # type: ignore[misc]
     def set_bootdev(self, machine: Any, bootdev: str) -> None:
         """Set what the next boot is from, and that boot only, as BMCs do."""
         if bootdev not in BOOT_DEVICES:
-            raise BMCError(f"there is no boot device {bootdev!r}: {', '.join(BOOT_DEVICES)}")
+            raise BMCError("there is no boot device {!r}: {}".format(bootdev, listed(BOOT_DEVICES)))
         body = {"device": BOOT_DEVICES[bootdev], "once": bootdev != "none"}
         self._call(machine, "PUT", "boot", "changed", json=body)
 
     def set_power(self, machine: Any, power_state: str) -> None:
         """`off` cuts the power, `soft` asks the guest; one that is off is started by a restart."""
         if power_state not in VERBS:
-            raise BMCError(f"there is no power state {power_state!r}: {', '.join(VERBS)}")
+            raise BMCError("there is no power state {!r}: {}".format(power_state, listed(VERBS)))
         verb = VERBS[power_state]
         if power_state in RESTARTS and self.get_power(machine) == "off":
             verb = "power_on"
-        self._call(machine, "POST", f"state_controller/{verb}", "changed")
+        self._call(machine, "POST", "state_controller/" + verb, "changed")
 
     def get_power(self, machine: Any) -> str:
         """`on` or `off`."""
-        power: str = self._call(machine, "GET", "state_controller/status", "power")
-        return power
+        return str(self._call(machine, "GET", "state_controller/status", "power"))
 
     def deactivate_sol(self, machine: Any) -> None:
         """There is no serial console that could be active."""
@@ -130,13 +136,18 @@ class LibvirtBMC(BMCType):  # type: ignore[misc]
         """A member of the controller's answer. Raises BMCError, with its own sentence."""
         answer = _ask(machine, method, path, json)
         if answer.status_code != requests.codes.ok:
-            raise BMCError(f"{machine.name}: {_sentence(answer)}")
+            raise BMCError("{}: {}".format(machine.name, _sentence(answer)))
         try:
             return _member(answer, member)
         except ValueError as error:
             raise BMCError(
-                f"{machine.name}: the answer is not the controller's: {error}"
+                "{}: the answer is not the controller's: {}".format(machine.name, error)
             ) from error
+
+
+def listed(words: Dict[str, str]) -> str:
+    """In the same order everywhere, which dictionaries have since Python 3.6 only."""
+    return ", ".join(sorted(words))
 
 
 def _ask(machine: Any, method: str, path: str, json: Any) -> requests.Response:
@@ -149,7 +160,7 @@ def _ask(machine: Any, method: str, path: str, json: Any) -> requests.Response:
     try:
         return requests.request(
             method,
-            f"{place.url}/{path}",
+            "{}/{}".format(place.url, path),
             json=json,
             auth=account,
             verify=place.trusted or True,
@@ -158,19 +169,22 @@ def _ask(machine: Any, method: str, path: str, json: Any) -> requests.Response:
         )
     except ValueError as error:
         # A host that cannot be one, or a user name that no header can carry.
-        raise BMCError(f"{machine.name}: the controller cannot be asked: {error}") from error
+        words = "{}: the controller cannot be asked: {}"
+        raise BMCError(words.format(machine.name, error)) from error
     except OSError as error:
-        raise BMCError(f"{machine.name}: the controller cannot be reached: {error}") from error
+        words = "{}: the controller cannot be reached: {}"
+        raise BMCError(words.format(machine.name, error)) from error
     except (KeyError, AttributeError) as error:
         # requests takes it for granted that a demand for a digest has a realm and a nonce.
-        raise BMCError(f"{machine.name}: the password is not asked for as it must be") from error
+        words = "{}: the password is not asked for as it must be"
+        raise BMCError(words.format(machine.name)) from error
 
 
 def _member(answer: requests.Response, name: str) -> Any:
     """One of `ANSWERS`. Raises ValueError where something else has answered."""
     value = _told(answer).get(name)
     if value not in ANSWERS[name]:
-        raise ValueError(f"{name} is {value!r}")
+        raise ValueError("{} is {!r}".format(name, value))
     return value
 
 
@@ -182,10 +196,10 @@ def _sentence(answer: requests.Response) -> str:
         detail = None
     if isinstance(detail, str) and detail:
         return detail
-    return f"HTTP status {answer.status_code} {answer.reason}"
+    return "HTTP status {} {}".format(answer.status_code, answer.reason)
 
 
-def _told(answer: requests.Response) -> dict[str, Any]:
+def _told(answer: requests.Response) -> Dict[str, Any]:
     """The JSON object that it is. Raises ValueError if it is none."""
     try:
         told = answer.json()
