@@ -8,6 +8,8 @@ from mc.boot.backup import Backups
 from mc.boot.control import BootControl
 from mc.boot.reboots import RebootRule
 from mc.boot.verbs import BootVerbs
+from mc.checks import FirstLook
+from mc.errors import words
 from mc.health import Health
 from mc.machines import Machines
 from mc.metrics import Metrics
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Serve until told to end.
 
-    Raises `VirshUnusable`, `UsersUnusable`, or OSError if the address is taken.
+    Raises `Unusable` if virsh, the users file, the certificate or the address cannot be used.
     """
     log.info("virsh %s, libvirt at %s", check_binary(settings.virsh), settings.uri)
     metrics = Metrics()
@@ -47,11 +49,12 @@ def run(settings: Settings) -> None:
         on_command=metrics.command,
     )
     machines = Machines(virsh, settings.machines)
+    backups = Backups(settings.backups, settings.backups_kept)
     metrics.watch(virsh, machines)
     # One machine may take up half of the places at most: another one never waits for it.
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     supply = Supply(machines, virsh)
-    boot = BootControl(virsh, supply, Backups(settings.backups, settings.backups_kept))
+    boot = BootControl(virsh, supply, backups)
     # The embedded hypervisor lives inside one virsh, and shows its events to no other.
     followed = not settings.uri.startswith("test:")
     watch = Watch(machines, followed=followed)
@@ -75,9 +78,15 @@ def run(settings: Settings) -> None:
     guard = Guard(settings.names, _accounts(settings))
 
     def announce(url: str) -> None:
-        print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
+        try:
+            print(f"libvirt_mc: serving {url} for {settings.uri}", flush=True)
+        except OSError as error:
+            log.warning("serving %s, which standard output does not take: %s", url, words(error))
 
     with ExitStack() as parts:
+        first_look = FirstLook(settings)
+        parts.callback(first_look.close)
+        first_look.start()
         if followed:
             rule = RebootRule(machines, turns, boot)
             parts.callback(rule.close)

@@ -1,6 +1,19 @@
 """The few things that can go wrong, with their context as attributes."""
 
+import errno
+import os
 from pathlib import Path
+
+# Characters of a value; beyond them a message would not be read.
+_LONGEST_SHOWN = 300
+
+
+def words(error: OSError) -> str:
+    """What the system says, without Python's number and path; and to whom, where that matters."""
+    said = error.strerror or str(error)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{said} for the user with uid {os.geteuid()}"
+    return said
 
 
 class ControllerError(Exception):
@@ -13,10 +26,17 @@ class ControllerError(Exception):
 
 
 class SettingsError(ControllerError):
-    """Raised if a setting is unknown, of the wrong type, or impossible."""
+    """Raised if a setting is unknown, of the wrong type, or impossible.
 
-    def __init__(self, key: str, value: object, reason: str) -> None:
-        super().__init__(f"{key} = {value!r}: {reason}")
+    `label` is how whoever gave it calls it, the key unless given.
+    """
+
+    def __init__(self, key: str, value: object, reason: str, label: str = "") -> None:
+        shown = repr(list(value) if isinstance(value, tuple) else value)
+        if len(shown) > _LONGEST_SHOWN:
+            shown = f"{shown[:_LONGEST_SHOWN]}..."
+        joint = " " if label.startswith("--") else " = "
+        super().__init__(f"{label or key}{joint}{shown}: {reason}")
         self.key = key
         self.value = value
         self.reason = reason
@@ -26,17 +46,28 @@ class BadAccount(ControllerError):
     """Raised if there can be no user of this name or with this password."""
 
 
-class UsersUnusable(ControllerError):
+class Unusable(ControllerError):
+    """Raised at the start if what a setting names cannot be used; `key` is the setting's."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+class UsersUnusable(Unusable):
     """Raised if the file with the accounts cannot be used, so that nobody gets in."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"the users file {path} cannot be used: {reason}")
+        super().__init__("auth.users_file", f"{path} cannot be used: {reason}")
         self.path = path
         self.reason = reason
 
 
-class VirshUnusable(ControllerError):
+class VirshUnusable(Unusable):
     """Raised at the start if the virsh binary is missing, too old, or lacks readline."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("libvirt.virsh", text)
 
 
 class NoSuchMachine(ControllerError):

@@ -1,15 +1,14 @@
 """The settings: one typed, validated object, from a file and the command line."""
 
-import ast
-import configparser
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, InitVar, dataclass, field, fields
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from mc import settings_file
 from mc.errors import SettingsError
 
 Check = Callable[[Any], str | None]
@@ -90,8 +89,23 @@ def _shutdown_mode(value: str) -> str | None:
     return "must be empty or a list of virsh's shutdown modes: " + ", ".join(sorted(modes))
 
 
-def _setting(key: str, default: object, check: Check) -> Any:
-    return field(default=default, metadata={"key": key, "check": check})
+def _setting(key: str, default: object, check: Check, option: str = "") -> Any:
+    return field(default=default, metadata={"key": key, "check": check, "option": option or key})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where settings were given: the options on the command line, by key; the keys in the file."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
+    in_file: frozenset[str] = frozenset()
+
+    def label(self, key: str) -> str:
+        """How whoever gave a setting calls it."""
+        if key in self.options:
+            return self.options[key]
+        return f"{self.file}: {key}" if key in self.in_file else key
 
 
 @dataclass(frozen=True)
@@ -101,23 +115,25 @@ class Settings:
     Durations are in seconds, sizes in bytes. Raises `SettingsError` for an impossible value.
     """
 
-    host: str = _setting("server.socket_host", "127.0.0.1", _host)
-    port: int = _setting("server.socket_port", 9001, _between(0, 65535))
+    host: str = _setting("server.socket_host", "127.0.0.1", _host, "--listen")
+    port: int = _setting("server.socket_port", 9001, _between(0, 65535), "--listen")
     thread_pool: int = _setting("server.thread_pool", 64, _between(2, 1000))
     socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))
     socket_timeout: float = _setting("server.socket_timeout", 10.0, _between(1, 3600))
     max_connections: int = _setting("server.max_connections", 512, _between(8, 65535))
     max_header: int = _setting("server.max_request_header_size", 8192, _between(1024, 1 << 20))
     max_body: int = _setting("server.max_request_body_size", 65536, _between(1024, 1 << 20))
-    certificate: str = _setting("server.ssl_certificate", "", _absolute_or_none)
-    private_key: str = _setting("server.ssl_private_key", "", _absolute_or_none)
+    certificate: str = _setting("server.ssl_certificate", "", _absolute_or_none, "--tls-cert")
+    private_key: str = _setting("server.ssl_private_key", "", _absolute_or_none, "--tls-key")
     names: tuple[str, ...] = _setting("server.names", (), _names)
     trusted_proxies: tuple[str, ...] = _setting("server.trusted_proxies", (), _networks)
-    users_file: str = _setting("auth.users_file", "", _absolute_or_none)
+    users_file: str = _setting("auth.users_file", "", _absolute_or_none, "--users")
     readers: tuple[str, ...] = _setting("auth.readers", (), _user_names)
     anonymous: bool = _setting("auth.anonymous", False, _any)
-    log_level: str = _setting("log.level", "info", _one_of("debug", "info", "warning", "error"))
-    uri: str = _setting("libvirt.uri", "qemu:///system", _uri)
+    log_level: str = _setting(
+        "log.level", "info", _one_of("debug", "info", "warning", "error"), "--log-level"
+    )
+    uri: str = _setting("libvirt.uri", "qemu:///system", _uri, "--connect")
     virsh: str = _setting("libvirt.virsh", "virsh", _filled)
     machines: tuple[str, ...] = _setting("libvirt.machines", (), _names)
     read_sessions: int = _setting("libvirt.read_sessions", 4, _between(1, 64))
@@ -128,31 +144,48 @@ class Settings:
     state_words: str = _setting("service.state_words", "libvirt", _one_of("libvirt", "power"))
     turn_seconds: float = _setting("service.turn_seconds", 30.0, _between(0, 3600))
     event_streams: int = _setting("service.event_streams", 16, _between(0, 1000))
-    backup_dir: str = _setting("boot.backup_dir", "/var/lib/libvirt_mc/backups", _absolute)
+    backup_dir: str = _setting(
+        "boot.backup_dir", "/var/lib/libvirt_mc/backups", _absolute, "--backup-dir"
+    )
     backups_kept: int = _setting("boot.backups_kept", 20, _between(1, 100000))
     grace_seconds: float = _setting("boot.grace_seconds", 15.0, _between(0, 600))
+    origin: InitVar[Origin | None] = None
+    # Not a setting, and so not a field.
+    _origin: ClassVar[Origin] = Origin()
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, origin: Origin | None) -> None:
+        object.__setattr__(self, "_origin", origin or Origin())
         for one in fields(self):
             value = getattr(self, one.name)
             if not _is_a(one, value):
-                wanted = "a number" if one.type is float else f"of type {_type_name(one)}"
-                raise SettingsError(key_of(one), value, f"must be {wanted}")
+                raise self._error(key_of(one), value, f"must be {_KINDS[one.type]}")
             complaint = one.metadata["check"](value)
             if complaint:
-                raise SettingsError(key_of(one), value, complaint)
+                raise self._error(key_of(one), value, complaint)
         self._check_together()
 
+    def label(self, key: str) -> str:
+        """How whoever gave a setting calls it: by its option, or by its key and the file."""
+        return self._origin.label(key)
+
+    def _error(self, key: str, value: object, reason: str) -> SettingsError:
+        return SettingsError(key, value, reason, self.label(key))
+
     def _check_together(self) -> None:
-        if bool(self.certificate) != bool(self.private_key):
-            key = "server.ssl_private_key" if self.certificate else "server.ssl_certificate"
-            raise SettingsError(key, "", "a certificate and its private key go together")
+        if self.certificate and not self.private_key:
+            reason = "its private key is needed, too: --tls-key or server.ssl_private_key"
+            raise self._error("server.ssl_certificate", self.certificate, reason)
+        if self.private_key and not self.certificate:
+            reason = "its certificate is needed, too: --tls-cert or server.ssl_certificate"
+            raise self._error("server.ssl_private_key", self.private_key, reason)
         if self.anonymous and self.users_file:
-            raise SettingsError("auth.anonymous", True, "auth.users_file says the opposite")
+            reason = f"{self.label('auth.users_file')} says the opposite"
+            raise self._error("auth.anonymous", True, reason)
         if self.readers and not self.users_file:
-            raise SettingsError("auth.readers", self.readers, "it needs auth.users_file")
+            reason = "accounts are needed, too: --users or auth.users_file"
+            raise self._error("auth.readers", self.readers, reason)
         if not (self.users_file or self.anonymous or _is_loopback(self.host)):
-            raise SettingsError(
+            raise self._error(
                 "server.socket_host",
                 self.host,
                 "anybody who reaches it could switch machines off: make an account "
@@ -206,10 +239,14 @@ def key_of(one: Field[Any]) -> str:
     return key
 
 
-def _type_name(one: Field[Any]) -> str:
-    if one.type == tuple[str, ...]:
-        return "list of str"
-    return one.type if isinstance(one.type, str) else one.type.__name__
+# What a value of each type is called: they are Python's literals, but not all users know Python.
+_KINDS: Mapping[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text, in quotes",
+    tuple[str, ...]: "a list of texts",
+}
 
 
 def _is_a(one: Field[Any], value: object) -> bool:
@@ -225,45 +262,20 @@ def load(path: Path | None, overrides: Mapping[str, object]) -> Settings:
     """Settings from a file, if there is one, and from the command line, which wins.
 
     `overrides` are by key. Raises `SettingsError` for an unknown key, a wrong type or an
-    impossible value, OSError if the file cannot be read.
+    impossible value, and if the file cannot be read.
     """
-    values = (_read(path) if path else {}) | dict(overrides)
+    in_file = settings_file.read(path) if path else {}
+    values = in_file | dict(overrides)
     known = {key_of(one): one for one in fields(Settings)}
+    options = {key: known[key].metadata["option"] for key in overrides if key in known}
+    origin = Origin(options, str(path), frozenset(in_file))
     for key, value in values.items():
         if key not in known:
-            raise SettingsError(key, value, "there is no such setting")
+            raise SettingsError(key, value, "there is no such setting", origin.label(key))
     given = {known[key].name: _frozen(known[key], value) for key, value in values.items()}
-    return Settings(**given)  # type: ignore[arg-type]
+    return Settings(**given, origin=origin)  # type: ignore[arg-type]
 
 
 def _frozen(one: Field[Any], value: object) -> object:
     """A list becomes a tuple where a tuple is wanted: settings do not change."""
     return tuple(value) if one.type == tuple[str, ...] and isinstance(value, list) else value
-
-
-def _read(path: Path) -> dict[str, object]:
-    """The `[global]` section of a file in CherryPy's format: INI, each value a Python literal."""
-    # configparser would share a section [DEFAULT] with all others: here it is an unknown one.
-    parser = configparser.ConfigParser(
-        interpolation=None, delimiters=("=",), default_section="no section has this name"
-    )
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    try:
-        parser.read_string(path.read_text("utf-8"))
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise SettingsError("--config", str(path), str(error).replace("\n", " ")) from error
-    for section in parser.sections():
-        if section != "global":
-            raise SettingsError(
-                f"[{section}]", str(path), "there is no such section, only [global]"
-            )
-    if not parser.has_section("global"):
-        return {}
-    return {key: _literal(key, text) for key, text in parser.items("global")}
-
-
-def _literal(key: str, text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise SettingsError(key, text, "must be a Python literal; text needs quotes") from error

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-from mc.errors import BadAccount, UsersUnusable
+from mc.errors import BadAccount, UsersUnusable, words
 from mc.virsh.quoting import decode, encode
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise UsersUnusable(path, f"{error.strerror}: --add-user makes it") from error
     except OSError as error:
-        raise UsersUnusable(path, error.strerror or str(error)) from error
+        raise UsersUnusable(path, words(error)) from error
     if len(content) > _LONGEST_FILE:
         raise UsersUnusable(path, f"it is longer than {_LONGEST_FILE} bytes")
     return content

@@ -43,6 +43,35 @@ def test_password_is_read_from_standard_input(file: Path, said: str) -> None:
     assert "secret" not in done.stdout
 
 
+def test_password_that_is_no_text_or_cannot_be_given_is_refused(file: Path) -> None:
+    command = [sys.executable, PROGRAM, "--add-user", "admin", "--users", file]
+    for redirection, words in (
+        ("<&-", "there is no standard input"),
+        (f"< {file}.bytes", "the password is not text in utf-8"),
+    ):
+        Path(f"{file}.bytes").write_bytes(b"\xff\n")
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *map(str, command)],
+            capture_output=True, timeout=PATIENCE, check=False, text=True,
+            env=os.environ | {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (1, "")
+        assert last_words(done).startswith(f"libvirt_mc: --add-user: {words}")
+    assert not file.exists()
+
+
+def test_name_of_a_file_that_is_no_text_is_shown_all_the_same(tmp_path: Path) -> None:
+    """Also at a terminal that has not all characters."""
+    file = tmp_path / "ü\udcff\x1b[31m"
+    done = subprocess.run(
+        [sys.executable, PROGRAM, "--add-user", "admin", "--users", file],
+        input="secret\n", capture_output=True, timeout=PATIENCE, check=False, text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xfc\\udcff\\x1b[31m has an account for admin" in done.stdout
+
+
 @contextmanager
 def asked(file: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The program at a terminal, and the other end of that, when it has asked for a password."""
@@ -109,7 +138,8 @@ def test_account_needs_a_file_a_name_and_a_password(file: Path) -> None:
         assert last_words(done).startswith("libvirt_mc: ")
     assert not file.exists()
     done = run("--add-user", "admin", "--users", file.parent / "nowhere/users", said="secret\n")
-    assert (done.returncode, "No such file" in last_words(done)) == (1, True)
+    words = f"libvirt_mc: --users: {file.parent}/nowhere/users cannot be written: No such file"
+    assert (done.returncode, last_words(done).startswith(words)) == (1, True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])

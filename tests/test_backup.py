@@ -161,3 +161,50 @@ def test_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
     )
     assert "File too large" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trouble_is_told_without_writing_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert Backups(folder, 1).trouble() is None
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir(parents=True)
+    assert Backups(folder, 1).trouble() is None
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nothing", "a link to itself"])
+def test_trouble_is_what_saving_would_fail_by(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "place"
+    if what == "a file":
+        place.write_text("")
+    else:
+        place.symlink_to("nothing" if what == "a link to nothing" else "place")
+    for folder in (place, place / "backups"):
+        backups = Backups(folder, 1)
+        assert str(place) in (backups.trouble() or "")
+        with pytest.raises(BackupFailed):
+            backups.save("vm", XML)
+
+
+_TROUBLE = """
+import sys
+from pathlib import Path
+from mc.boot.backup import Backups
+print(Backups(Path(sys.argv[1]), 1).trouble())
+"""
+
+
+@pytest.mark.parametrize("folder", [".", "backups"])
+def test_folder_of_somebody_else_is_trouble(tmp_path: Path, folder: str) -> None:
+    """Root is like anybody else without the right to write everywhere."""
+    tmp_path.chmod(0o500)
+    rights = "-dac_override,-dac_read_search"
+    as_anybody = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    done = subprocess.run(
+        [*(as_anybody if os.geteuid() == 0 else []), sys.executable, "-c", _TROUBLE,
+         tmp_path / folder],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(str(tmp_path))
+    assert f"cannot be written by the user with uid {os.geteuid()}" in done.stdout
+    assert ("would be made" in done.stdout) == (folder == "backups")

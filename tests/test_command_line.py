@@ -1,5 +1,6 @@
 """`libvirt_mc.py` as a process: its options, its exit status, and its end."""
 
+import ast
 import http.client
 import os
 import re
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -17,10 +18,12 @@ from pathlib import Path
 import pytest
 
 from mc import __version__
+from mc.users import add_user
 from tests.daemon import PROGRAM, Answer, Daemon
 from tests.hypervisor import hypervisor
 from tests.lab import processes
 from tests.lab.waiting import until
+from tests.ports import reserved_port
 
 TEST_URI = "test:///default"
 PATIENCE = 60
@@ -51,11 +54,14 @@ boot.grace_seconds = 2.5
 
 
 def run(
-    *arguments: str, cwd: Path | None = None, environment: dict[str, str] | None = None
+    *arguments: str,
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
+    python: Sequence[str] = (sys.executable,),
 ) -> subprocess.CompletedProcess[str]:
     """The program, which is expected to end by itself."""
     return subprocess.run(
-        [sys.executable, PROGRAM, *arguments],
+        [*python, PROGRAM, *arguments],
         cwd=cwd,
         env=os.environ | (environment or {}),
         stdin=subprocess.DEVNULL,
@@ -93,25 +99,56 @@ def test_unknown_or_incomplete_option_is_refused(arguments: list[str]) -> None:
     assert last_words(done).startswith("libvirt_mc.py: error: ")
 
 
-@pytest.mark.parametrize("text", ["", "[global]\n", ALL_SETTINGS])
-def test_good_file_is_valid(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "mc.conf"
-    file.write_text(text)
-    done = run("--check-config", "--config", str(file))
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_need_no_packages(option: str) -> None:
+    done = run(option, python=[sys.executable, "-S"])
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "libvirt_mc: the settings are valid\n"
 
 
-def test_check_needs_no_virsh(tmp_path: Path) -> None:
-    done = run("--check-config", environment={"PATH": str(tmp_path)})
-    assert done.returncode == 0
+def test_help_shows_two_examples() -> None:
+    done = run("--help")
+    assert len(re.findall(r"^  libvirt_mc\.py --", done.stdout, re.M)) == 2
+    assert "/var/lib/libvirt_mc/backups" in done.stdout
+
+
+def test_missing_packages_are_told_in_a_sentence() -> None:
+    done = run("--connect", TEST_URI, "--listen=127.0.0.1:0", python=[sys.executable, "-S"])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{sys.executable} lacks CherryPy, lxml, prometheus_client: " in last_words(done)
+
+
+def test_package_that_lacks_something_itself_is_told_with_it(tmp_path: Path) -> None:
+    (tmp_path / "lxml.py").write_text("import no_such_package\n")
+    done = run("--connect", TEST_URI, environment={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "lacks lxml (No module named 'no_such_package'): " in last_words(done)
+
+
+AS_OLD = """
+import runpy, sys
+sys.version_info, sys.argv = (3, 10, 12, "final", 0), [sys.argv[1], "--version"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_old_python_is_told_so() -> None:
+    """Anything from 3.7 on can read the program that says it."""
+    ast.parse(PROGRAM.read_text(), feature_version=(3, 7))
+    done = subprocess.run(
+        [sys.executable, "-c", AS_OLD, PROGRAM], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Python 3.11 or newer is needed, and this is 3.10 (" in last_words(done)
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("server.names = ['']", "server.names = ['']: must be a list of texts"),
         ("server.socket_port = 70000", "server.socket_port = 70000: must be between 0 and 65535"),
-        ("server.socket_port = '80'", "server.socket_port = '80': must be of type int"),
+        ("server.socket_port = '80'", "server.socket_port = '80': must be a whole number"),
         (
             "libvirt.uri = qemu:///system",
             "libvirt.uri = 'qemu:///system': must be a Python literal",
@@ -129,7 +166,7 @@ def test_bad_file_is_refused_with_key_and_value(
     file.write_text(f"[global]\n{line}\n")
     done = run("--config", str(file), *["--check-config"] * check)
     assert (done.returncode, done.stdout) == (2, "")
-    assert last_words(done).startswith(f"libvirt_mc: {words}")
+    assert last_words(done).startswith(f"libvirt_mc: {file}: {words}")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -143,14 +180,14 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--connect="], "libvirt.uri = ''"),
-        (["--connect=a b"], "libvirt.uri = 'a b'"),
-        (["--log-level=loud"], "log.level = 'loud'"),
-        (["--listen=1.2.3.4:99999"], "server.socket_port = 99999"),
-        (["--listen= :80"], "server.socket_host = ' '"),
+        (["--connect="], "--connect ''"),
+        (["--connect=a b"], "--connect 'a b'"),
+        (["--log-level=loud"], "--log-level 'loud'"),
+        (["--listen=1.2.3.4:99999"], "--listen 99999"),
+        (["--listen= :80"], "--listen ' '"),
     ],
 )
-def test_option_with_an_impossible_value_is_refused_as_its_setting(
+def test_option_with_an_impossible_value_is_refused_by_its_name(
     arguments: list[str], words: str
 ) -> None:
     done = run("--check-config", *arguments)
@@ -168,7 +205,8 @@ def test_address_of_another_form_is_refused(text: str) -> None:
 
 
 def test_relative_backup_dir_is_taken_from_the_working_directory(tmp_path: Path) -> None:
-    assert run("--check-config", "--backup-dir=backups", cwd=tmp_path).returncode == 0
+    done = run("--check-config", "--connect", TEST_URI, "--backup-dir=backups", cwd=tmp_path)
+    assert f"ok: --backup-dir: {tmp_path / 'backups'} " in done.stdout
 
 
 def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
@@ -232,8 +270,34 @@ def test_port_that_is_taken_is_told_in_a_sentence(taken: int) -> None:
     done = run("--connect", TEST_URI, f"--listen=127.0.0.1:{taken}")
     assert (done.returncode, done.stdout) == (1, "")
     assert last_words(done) == (
-        f"libvirt_mc: cannot listen on 127.0.0.1:{taken}: Address already in use"
+        f"libvirt_mc: --listen: cannot listen on 127.0.0.1:{taken}: Address already in use: "
+        "another program is there, or this one already"
     )
+
+
+def test_address_in_the_file_is_named_with_the_file(tmp_path: Path, taken: int) -> None:
+    file = tmp_path / "mc.conf"
+    file.write_text(f"[global]\nserver.socket_port = {taken}\n")
+    done = run("--connect", TEST_URI, "--config", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert last_words(done).startswith(f"libvirt_mc: {file}: server.socket_port: cannot listen on ")
+
+
+def test_standard_output_that_takes_nothing_does_not_end_it() -> None:
+    with reserved_port() as port, Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, PROGRAM, "--connect", TEST_URI, f"--listen=127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+        with process:
+            assert process.stderr
+            lines = iter(process.stderr.readline, b"")
+            assert any(b"standard output does not take: No space left" in line for line in lines)
+            with socket.create_connection(("127.0.0.1", port)):
+                process.terminate()
+            process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +306,53 @@ def test_port_that_is_taken_is_told_in_a_sentence(taken: int) -> None:
 def test_address_that_cannot_be_had_is_told_in_a_sentence(host: str) -> None:
     done = run("--connect", TEST_URI, f"--listen={host}:0")
     assert (done.returncode, done.stdout) in [(1, ""), (2, "")]
-    assert last_words(done).startswith("libvirt_mc: ")
+    assert last_words(done).startswith("libvirt_mc: --listen")
+
+
+INTERNAL_WORDS = re.compile(r"\[Errno|_ssl\.c|<string>|codec|Error\b|Traceback|<Signals")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=."], "--config '.': Is a directory"),
+        (["--config=latin-1.conf"], "--config 'latin-1.conf': line 1 is not UTF-8"),
+        (["--users=nope"], "--users: HERE/nope cannot be used: No such file or directory"),
+        (["--users=nope/x"], "--users: HERE/nope/x cannot be used: No such file or directory"),
+        (["--users=."], "--users: HERE cannot be used: Is a directory"),
+        (["--users=u", "--listen=192.0.2.1:0"], "--listen: cannot listen on 192.0.2.1:0: "),
+        (["--users=u", "--listen=a..b:0"], "--listen: cannot listen on a..b:0: that is no host"),
+        (["--config=virsh.conf"], "virsh.conf: libvirt.virsh: /bin/false does not run: exit stat"),
+        (["--config=killed.conf"], "killed.conf: libvirt.virsh: HERE/killed does not run: ended b"),
+        (["--config=no.conf"], "no.conf: libvirt.virsh: /etc does not run: Permission denied"),
+        (["--add-user=:", "--users=u"], "--add-user: no user can be called ':'"),
+    ],
+)
+def test_every_error_names_its_option_or_setting_and_no_word_of_pythons(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "latin-1.conf").write_bytes(b"# \xfc\n")
+    add_user(tmp_path / "u", "admin", "secret")
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    for name, program in (("virsh", "/bin/false"), ("killed", killed), ("no", "/etc")):
+        (tmp_path / f"{name}.conf").write_text(f"[global]\nlibvirt.virsh = '{program}'\n")
+    done = run("--connect", TEST_URI, "--listen=127.0.0.1:0", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) in [(1, ""), (2, "")]
+    said = last_words(done)
+    assert said.startswith(f"libvirt_mc: {words.replace('HERE', str(tmp_path))}")
+    assert not INTERNAL_WORDS.search(said)
+
+
+def test_working_directory_that_is_gone_is_told_in_a_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'cd "$1" && rmdir "$1" && exec "$2" "$3" --users u',
+         "sh", tmp_path, sys.executable, PROGRAM],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert last_words(done).startswith("libvirt_mc: --users 'u': where is that? ")
 
 
 @pytest.mark.parametrize("how", ["setting", "path"])
@@ -262,7 +372,8 @@ def test_program_that_is_not_virsh_is_told_in_a_sentence(tmp_path: Path) -> None
     file.write_text("[global]\nlibvirt.virsh = '/bin/true'\n")
     done = run("--config", str(file), "--listen=127.0.0.1:0")
     assert (done.returncode, done.stdout) == (1, "")
-    assert last_words(done) == "libvirt_mc: /bin/true is not libvirt's virsh: it says ''"
+    said = f"libvirt_mc: {file}: libvirt.virsh: /bin/true is not libvirt's virsh: it says ''"
+    assert last_words(done) == said
 
 
 def test_libvirt_that_is_away_at_the_start_is_served_as_503() -> None:

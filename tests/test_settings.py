@@ -1,5 +1,9 @@
 """Every setting: its default, its type, its limits, and the file that it comes from."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,8 @@ import pytest
 from mc import settings
 from mc.errors import SettingsError
 from mc.settings import Settings, key_of
+from tests.daemon import PROGRAM
+from tests.lab import processes, until
 
 FIELDS = {key_of(one): one for one in fields(Settings)}
 
@@ -128,6 +134,13 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "libvirt_mc.conf"
 
 
+def told(key: str, value: object) -> str:
+    """How a value of the command line is named that is at fault: its option, if there is one."""
+    option = FIELDS[key].metadata["option"]
+    shown = list(value) if isinstance(value, tuple) else value
+    return f"{option} {shown!r}: " if option != key else f"{key} = {shown!r}: "
+
+
 def load(file: Path, text: str) -> Settings:
     file.write_text(text, "utf-8")
     return settings.load(file, {})
@@ -162,19 +175,45 @@ def test_impossible_value_is_refused(key: str, value: object) -> None:
     with pytest.raises(SettingsError, match="must") as caught:
         settings.load(None, {key: value})
     assert (caught.value.key, caught.value.value) == (key, value)
-    assert str(caught.value).startswith(f"{key} = {value!r}: must ")
+    assert str(caught.value).startswith(told(key, value) + "must ")
+
+
+@pytest.mark.parametrize(("key", "value"), cases(IMPOSSIBLE))
+def test_impossible_value_in_the_file_is_named_with_the_file(
+    file: Path, key: str, value: object
+) -> None:
+    value = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"[global]\n{key} = {value!r}\n")
+    assert str(caught.value).startswith(f"{file}: {key} = {value!r}: must ")
+
+
+def test_every_option_of_a_setting_is_one_of_the_command_line() -> None:
+    help_text = subprocess.run(
+        [sys.executable, PROGRAM, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    options = {one.metadata["option"] for one in FIELDS.values()} - set(FIELDS)
+    named = set(re.findall(r"^  (--[a-z-]+) ", help_text, re.M))
+    assert options == named - {"--config", "--add-user", "--check-config", "--version"}
+
+
+def test_value_that_is_longer_than_anybody_reads_is_cut() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(None, {"libvirt.uri": "x y" * 10_000})
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(("key", "value"), wrong_types())
 def test_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         settings.load(None, {key: value})
-    assert str(caught.value).startswith(f"{key} = {value!r}: must be ")
+    assert str(caught.value).startswith(told(key, value) + "must be ")
+    assert not re.search(r"\b(str|int|float|bool|tuple)\b", caught.value.reason)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "float('inf')", "9001 + 1"])
 def test_number_that_is_none_is_refused_in_the_file(file: Path, value: str) -> None:
-    with pytest.raises(SettingsError, match=r"^libvirt\.read_seconds = "):
+    with pytest.raises(SettingsError, match=r"libvirt_mc\.conf: libvirt\.read_seconds = "):
         load(file, f"[global]\nlibvirt.read_seconds = {value}\n")
 
 
@@ -186,7 +225,8 @@ def test_unknown_key_is_refused(key: str) -> None:
 
 
 def test_unknown_key_in_the_file_is_refused(file: Path) -> None:
-    with pytest.raises(SettingsError, match=r"^server\.socket_prot = 80: there is no such setting"):
+    words = r"libvirt_mc\.conf: server\.socket_prot = 80: there is no such setting"
+    with pytest.raises(SettingsError, match=words):
         load(file, "[global]\nserver.socket_prot = 80\n")
 
 
@@ -195,13 +235,15 @@ def test_text_without_quotes_is_refused(file: Path, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(file, f"[global]\nlibvirt.uri = {value}\n")
     assert str(caught.value) == (
-        f"libvirt.uri = {value!r}: must be a Python literal; text needs quotes"
+        f"{file}: libvirt.uri = {value!r}: must be a Python literal; text needs quotes"
     )
 
 
-@pytest.mark.parametrize("value", ["{[]: 1}", "-" * 5000 + "1", "'\\x'", "1" * 5000, "'a\0b'"])
+@pytest.mark.parametrize(
+    "value", ["{[]: 1}", "-" * 5000 + "1", "'\\x'", "1" * 5000, "0x" + "f" * 5000]
+)
 def test_literal_that_python_cannot_make_is_refused(file: Path, value: str) -> None:
-    with pytest.raises(SettingsError, match=r"^libvirt\.uri = "):
+    with pytest.raises(SettingsError, match=r"libvirt_mc\.conf: libvirt\.uri = "):
         load(file, f"[global]\nlibvirt.uri = {value}\n")
 
 
@@ -236,30 +278,59 @@ def test_other_section_is_refused(file: Path, section: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("server.socket_port = 80\n", "no section headers"),
-        ("[global]\nserver.socket_port\n", "parsing errors"),
-        ("[global]\nserver.socket_port: 80\n", "parsing errors"),
-        ("[global]\nlog.level = 'info'\nlog.level = 'error'\n", "already exists"),
-        ("[global]\n[global]\n", "already exists"),
-        ("[global\n", "no section headers"),
+        ("server.socket_port = 80\n", "line 1: 'server.socket_port = 80' stands before [global]"),
+        ("[global]\nserver.socket_port\n", "line 2: 'server.socket_port' is not KEY = VALUE"),
+        ("[global]\n\na: 80\nb: 1", "line 3: 'a: 80' is not KEY = VALUE"),
+        (
+            "[global]\nlog.level = 'info'\nlog.level = 'error'\n",
+            "line 3: log.level is there already",
+        ),
+        ("[global]\n[global]\n", "line 2: [global] is there already"),
+        ("[global\n", "line 1: '[global' stands before [global]"),
+        ("#" * (1 << 20) + "\n", "it is longer than 1048576 bytes"),
     ],
 )
 def test_file_of_another_form_is_refused(file: Path, text: str, reason: str) -> None:
-    with pytest.raises(SettingsError, match=reason) as caught:
+    with pytest.raises(SettingsError) as caught:
         load(file, text)
-    assert str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"--config {str(file)!r}: {reason}"
 
 
 def test_file_that_is_not_utf_8_is_refused(file: Path) -> None:
     file.write_bytes(b"[global]\nboot.backup_dir = '/\xfc'\n")
-    with pytest.raises(SettingsError, match="utf-8"):
+    with pytest.raises(SettingsError) as caught:
         settings.load(file, {})
+    assert str(caught.value) == f"--config {str(file)!r}: line 2 is not UTF-8"
 
 
-def test_missing_file_is_an_error_of_the_system(file: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="libvirt_mc"):
-        settings.load(file, {})
+def test_mark_that_some_editors_put_first_does_no_harm(file: Path) -> None:
+    file.write_text("[global]\nlog.level = 'error'\n", "utf-8-sig")
+    assert settings.load(file, {}).log_level == "error"
+
+
+def test_file_that_cannot_be_read_is_told_in_words(file: Path) -> None:
+    def told_of() -> str:
+        with pytest.raises(SettingsError) as caught:
+            settings.load(file, {})
+        return str(caught.value)
+
+    assert told_of() == f"--config {str(file)!r}: No such file or directory"
+    os.mkfifo(file)
+    assert told_of() == f"--config {str(file)!r}: it is a pipe, and nothing comes from it"
+    file.unlink()
+    file.mkdir()
+    assert told_of() == f"--config {str(file)!r}: Is a directory"
+
+
+def test_settings_may_come_through_a_pipe() -> None:
+    """And in their own time."""
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, "--config=/dev/stdin", "--check-config"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        until(lambda: processes.state(process.pid) in "SZ", 60, "reading")
+        _, said = process.communicate(b"[global]\nlog.level = 'loud'\n", 60)
+    assert said.startswith(b"libvirt_mc: /dev/stdin: log.level = 'loud': must be one of ")
 
 
 def test_command_line_wins(file: Path) -> None:
@@ -270,7 +341,7 @@ def test_command_line_wins(file: Path) -> None:
 
 def test_command_line_does_not_save_a_file_that_is_wrong_elsewhere(file: Path) -> None:
     file.write_text("[global]\nlog.level = 1\n")
-    with pytest.raises(SettingsError, match=r"^log\.level = 1: "):
+    with pytest.raises(SettingsError, match=r"libvirt_mc\.conf: log\.level = 1: "):
         settings.load(file, {"libvirt.uri": "test:///line"})
 
 
@@ -304,8 +375,8 @@ def test_host_beyond_the_loopback_takes_users_or_an_explicit_word(host: str) -> 
 @pytest.mark.parametrize(
     ("key", "others"),
     [
-        ("server.ssl_private_key", {"server.ssl_certificate": "/etc/mc/cert.pem"}),
-        ("server.ssl_certificate", {"server.ssl_private_key": "/etc/mc/key.pem"}),
+        ("server.ssl_certificate", {"server.ssl_certificate": "/etc/mc/cert.pem"}),
+        ("server.ssl_private_key", {"server.ssl_private_key": "/etc/mc/key.pem"}),
         ("auth.anonymous", {"auth.anonymous": True, "auth.users_file": "/etc/mc/users"}),
         ("auth.readers", {"auth.readers": ["monitor"]}),
     ],

@@ -3,6 +3,8 @@
 import base64
 import http.client
 import json
+import os
+import re
 import socket
 import ssl
 import struct
@@ -31,6 +33,13 @@ STATUS = "/service/test/state_controller/status"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     certificate(folder)
+    os.mkfifo(folder / "pipe")
+    for name, kind in (("other", ["RSA"]), ("elliptic", ["EC", "-pkeyopt", "group:P-256"])):
+        subprocess.run(
+            ["openssl", "genpkey", "-algorithm", *kind, "-out", folder / f"{name}.pem"],
+            capture_output=True,
+            check=True,
+        )
     add_user(folder / "users", "admin", "secret")
     return folder
 
@@ -149,11 +158,23 @@ def test_long_answers_and_many_requests_on_one_connection(daemon: Daemon, folder
 
 
 @pytest.mark.parametrize(
-    ("cert", "key"),
-    [("missing.pem", "key.pem"), ("cert.pem", "missing.pem"), ("key.pem", "cert.pem"),
-     ("users", "key.pem"), ("cert.pem", "users")],
-)  # fmt: skip
-def test_bad_certificate_is_refused_at_the_start(folder: Path, cert: str, key: str) -> None:
+    ("cert", "key", "at_fault", "words"),
+    [
+        ("missing.pem", "key.pem", "missing.pem", "No such file or directory"),
+        ("cert.pem", "missing.pem", "missing.pem", "No such file or directory"),
+        ("key.pem", "cert.pem", "key.pem", "it holds no certificate in PEM"),
+        ("users", "key.pem", "users", "it holds no certificate in PEM"),
+        ("cert.pem", "users", "users", "it holds no private key in PEM"),
+        ("cert.pem", "pipe", "pipe", "it is not a file"),
+        ("pipe", "key.pem", "pipe", "it is not a file"),
+        (".", "key.pem", ".", "Is a directory"),
+        ("cert.pem", "other.pem", "other.pem", "it is not the key of "),
+        ("cert.pem", "elliptic.pem", "elliptic.pem", "it is not the key of "),
+    ],
+)
+def test_bad_certificate_is_refused_at_the_start(
+    folder: Path, cert: str, key: str, at_fault: str, words: str
+) -> None:
     done = subprocess.run(
         [sys.executable, PROGRAM, "--listen=127.0.0.1:0", "--connect=test:///default",
          f"--tls-cert={folder / cert}", f"--tls-key={folder / key}"],
@@ -161,9 +182,10 @@ def test_bad_certificate_is_refused_at_the_start(folder: Path, cert: str, key: s
     )  # fmt: skip
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("libvirt_mc: ")
-    assert str(folder / cert) in line
+    option, path = ("--tls-cert", cert) if at_fault == cert else ("--tls-key", key)
+    assert line.startswith(f"libvirt_mc: {option}: {folder / path}: {words}")
     assert "Traceback" not in done.stderr
+    assert not re.search(r"Errno|_ssl\.c|PEM lib", line)
 
 
 def test_answers_that_are_read_late_come_whole(daemon: Daemon, folder: Path) -> None:

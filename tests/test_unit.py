@@ -163,6 +163,9 @@ def test_settings_file_is_checked_by_the_program(tmp_path: Path, changed: bool) 
     file = Path(shutil.copy(SETTINGS_FILE, tmp_path))
     if changed:
         file.write_text(file.read_text().replace("server.socket_port", "server.port"))
-    done = run(sys.executable, PROGRAM, "--config", file, "--check-config")
+    done = run(
+        *(sys.executable, PROGRAM, "--config", file, "--check-config"),
+        *("--connect", "test:///default", "--backup-dir", tmp_path),
+    )
     assert done.returncode == (2 if changed else 0), done.stdout
     assert ("server.port" in done.stdout) == changed

@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import os
+import stat
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from mc.errors import BackupFailed
+from mc.errors import BackupFailed, words
 from mc.virsh.quoting import encode
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,30 @@ class Backups:
             path = self._folder / f"{stem}{_next_date(earlier, stem)}.backup"
             self._write(path, encode(xml))
         except OSError as error:
-            raise BackupFailed(str(self._folder), error.strerror or str(error)) from error
+            raise BackupFailed(str(self._folder), words(error)) from error
         self._prune([*earlier, path])
         return path
+
+    def trouble(self) -> str | None:
+        """Why no backup could be written now; None if, by all that can be seen, one could.
+
+        Nothing is written or made. Where the file system does not answer, this does not end.
+        """
+        try:
+            place = _nearest(self._folder)
+            if not stat.S_ISDIR(place.stat().st_mode):
+                return f"{place} is not a folder"
+            needed = os.W_OK | os.X_OK | (os.R_OK if place == self._folder else 0)
+            if not os.access(place, needed, effective_ids=True):
+                made = "" if place == self._folder else f", where {self._folder} would be made,"
+                return f"{place}{made} cannot be written by the user with uid {os.geteuid()}"
+            space = os.statvfs(place)
+            # Some file systems count none of them.
+            if (space.f_blocks and not space.f_bavail) or (space.f_files and not space.f_favail):
+                return f"no room is left in {place}"
+        except OSError as error:
+            return f"{self._folder}: {words(error)}"
+        return None
 
     def _of(self, stem: str) -> list[Path]:
         """The backups of one machine, the oldest first."""
@@ -89,6 +111,15 @@ class Backups:
     def _left_behind(self) -> list[Path]:
         """Files that were being written when a daemon was killed."""
         return [path for path in self._folder.glob(f"{_TEMPORARY}*") if _age(path) > _STALE]
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or else what there is on the way to it: where it would be made."""
+    for place in (folder, *folder.parents):
+        # A link to nothing is there as well: no folder can be made in its place.
+        if os.path.lexists(place):
+            return place
+    return Path("/")
 
 
 def _remove(path: Path) -> None:

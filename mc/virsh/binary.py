@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from mc.errors import VirshUnusable
+from mc.errors import VirshUnusable, words
 
 OLDEST = (9, 0)
 _MORTAL = ["setpriv", "--pdeathsig", "KILL"]
@@ -32,8 +32,12 @@ def check_binary(binary: str) -> str:
             f"{binary} was not found: install virsh (the package libvirt-clients on Debian and "
             "Ubuntu, libvirt-client on Fedora and SUSE), or say where it is with libvirt.virsh"
         ) from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise VirshUnusable(f"{binary} does not run: {error}") from error
+    except OSError as error:
+        raise VirshUnusable(f"{binary} does not run: {words(error)}") from error
+    except subprocess.TimeoutExpired as error:
+        raise VirshUnusable(f"{binary} does not run: no answer within {_SECONDS} s") from error
+    except subprocess.CalledProcessError as error:
+        raise VirshUnusable(f"{binary} does not run: {_end(error)}") from error
     found = re.search(r"libvirt (\d+)\.(\d+)\.(\d+)", answer)
     if not found:
         raise VirshUnusable(f"{binary} is not libvirt's virsh: it says {answer[:80]!r}")
@@ -44,6 +48,15 @@ def check_binary(binary: str) -> str:
     if "Readline" not in answer:
         raise VirshUnusable(f"{binary} was built without readline, which is needed")
     return version
+
+
+def _end(error: subprocess.CalledProcessError) -> str:
+    """How a program ended, and the last that it said."""
+    how = f"exit status {error.returncode}"
+    if error.returncode < 0:
+        how = f"ended by signal {-error.returncode}"
+    said = error.stderr.strip().rpartition("\n")[2]
+    return f"{how}: {said[:200]}" if said else how
 
 
 def mortal(command: list[str]) -> list[str]:
