@@ -12,12 +12,16 @@ _PATIENCE = 60.0
 class Detour:
     """Passes requests on at once, and each answer when it is `open`, and after so many seconds.
 
+    Requests by the method that is `held` are passed on only when they are let `go`.
+
     It knows answers that end with their connection, as those to HTTP/1.0 do.
     """
 
     def __init__(self, port: int, seconds: float = 0) -> None:
         self.open = Event()
         self.open.set()
+        self.held = ""
+        self.go = Event()
         self.requests = 0
         """How many have passed."""
         self.answered = 0
@@ -45,6 +49,8 @@ class Detour:
             request = _request(client)
             if not request:
                 return
+            if self.held and request.startswith(self.held.encode()):
+                self.go.wait(_PATIENCE)
             with socket.create_connection(("127.0.0.1", self._to), _PATIENCE) as daemon:
                 daemon.sendall(request)
                 self.requests += 1
@@ -60,6 +66,7 @@ class Detour:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self.open.set()
+        self.go.set()
         # Wakes the one who accepts.
         socket.create_connection(("127.0.0.1", self.port)).close()
         for thread in self._threads:

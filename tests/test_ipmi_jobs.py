@@ -13,19 +13,20 @@ import pytest
 from tests.chassis import PROGRAM, UUID, call, configured, count, do, tell
 from tests.daemon import Daemon
 from tests.detour import Detour
-from tests.hypervisor import hypervisor
+from tests.hypervisor import DEVICES, hypervisor
 from tests.ipmi import PATIENCE, Simulator, free_ports, idle, ports_of
 from tests.lab import until
 
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    return hypervisor(tmp_path / "machines.xml", [(f"vm-{n}", "running") for n in range(2)])
+    machines = [(f"vm-{n}", "running") for n in range(2)]
+    return hypervisor(tmp_path / "machines.xml", machines, DEVICES)
 
 
 @pytest.fixture
-def daemon(uri: str) -> Iterator[Daemon]:
-    with Daemon("--connect", uri) as daemon:
+def daemon(uri: str, tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon("--connect", uri, "--backup-dir", str(tmp_path / "backups")) as daemon:
         yield daemon
 
 
@@ -68,14 +69,20 @@ class Port:
     def read(self) -> None:
         self._bound.recv(100)
 
-    def start(self, *request: str) -> None:
+    def start(self, *request: str) -> str:
         """The program, which gets the port as from ipmi_sim; until what it does is done."""
         command = [sys.executable, "-E", "-s", "-S", str(PROGRAM), f"{self._folder}/settings.json"]
         descriptor = self._bound.fileno()
-        subprocess.run(
-            [*command, UUID, *request], check=True, timeout=PATIENCE, pass_fds=[descriptor]
+        done = subprocess.run(
+            [*command, UUID, *request],
+            check=True,
+            timeout=PATIENCE,
+            pass_fds=[descriptor],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         until(lambda: idle(self._folder), PATIENCE, "end of the job")
+        return done.stdout
 
     def reset(self) -> None:
         self.start("set", "reset", "1")
@@ -122,6 +129,26 @@ def test_what_is_read_after_the_last_repetition_is_a_new_action(port: Port, daem
     port.start("get", "power")
     port.reset()
     assert count(daemon, "reset") == 2
+
+
+def test_repeated_question_gets_the_answer_that_there_is(port: Port, daemon: Daemon) -> None:
+    """Whoever repeats it takes the first answer; no time is spent on more."""
+    port.send(SESSION + 1)
+    assert port.start("get", "power") == "power:1\n"
+    daemon.act("vm-0", "force_off")
+    port.read()
+    assert port.start("get", "power") == "power:1\n"
+    assert port.start("get", "power") == "power:0\n"
+
+
+def test_question_after_an_action_is_no_repetition(port: Port) -> None:
+    port.send(2 * SESSION + 1)
+    port.send(SESSION + 1)
+    assert port.start("get", "power") == "power:1\n"
+    port.read()
+    port.start("set", "power", "0")
+    port.read()
+    assert port.start("get", "power") == "power:0\n"
 
 
 @pytest.mark.parametrize("payload", [0x10, 0x12, 0x14])
@@ -205,6 +232,30 @@ def test_state_learned_before_an_action_is_not_told_after_it(folder: Path, daemo
         detour.open.set()
         until(lambda: idle(folder), PATIENCE, "end of the jobs")
         assert tell(folder, "get", "power") == "power:0\n"
+
+
+def test_power_is_never_told_as_it_was_before_an_action(folder: Path, daemon: Daemon) -> None:
+    with Detour(daemon.port) as detour:
+        configured(folder, detour.port)
+        detour.held = "POST"
+        tell(folder, "set", "power", "0")
+        assert "does not answer in time" in call(folder, "get", "power").stderr
+        assert call(folder, "get", "boot").stdout == "boot:none\n"
+        detour.go.set()
+        assert tell(folder, "get", "power") == "power:0\n"
+
+
+def test_boot_device_is_set_or_not(folder: Path, daemon: Daemon) -> None:
+    """Nobody is told that it is set before it is, and then nobody that it is not."""
+    with Detour(daemon.port) as detour:
+        configured(folder, detour.port)
+        detour.held = "PUT"
+        assert "does not answer in time" in call(folder, "set", "boot", "pxe").stderr
+        assert call(folder, "set", "power", "0").returncode == 0
+        assert "does not answer in time" in call(folder, "get", "boot").stderr
+        detour.go.set()
+        until(lambda: idle(folder), PATIENCE, "end of the jobs")
+        assert tell(folder, "get", "boot") == "boot:pxe\n"
 
 
 @pytest.mark.parametrize("seconds", [0, 0.3])

@@ -11,11 +11,15 @@ ipmi_sim does nothing else until this program has ended, and ipmitool repeats wh
 within a second, which ipmi_sim then runs again. So each request to the controller is a job: a
 process of its own, which goes on when the program's time is up, and a file, locked meanwhile.
 
-- An action that has been sent but not answered in time is a success; its failure is logged later.
+- A power action that has been sent but not answered in time is a success, as IPMI has it; its
+  failure is logged later. A boot device is set only when the controller has said so.
 - The actions on a machine are done one after the other, in the order in which they came.
+- Who asks for the power is told what it is after all power actions, and who asks for the boot
+  device, after all that set one, or nothing: never what was before.
 - An action that is asked for again while it is under way is the same one. So it is after that, if
   its message was waiting on the machine's port when the first one was answered, and no other action
-  was asked for since: ipmitool's repetitions wait there. What comes after an answer is new.
+  was asked for since: ipmitool's repetitions wait there. What comes after an answer is new. A
+  question that is repeated gets the answer that there is, at once.
 - What is learned too late is told to the next who asks, unless an action came between: ipmi_sim
   asks each second in a cycle.
 """
@@ -23,10 +27,20 @@ process of its own, which goes on when the program's time is up, and a file, loc
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 
 from controller import Controller, Machine, load
-from jobs import ANSWER_SECONDS, Failed, Job, Request, complain, started
+from jobs import (
+    ANSWER_SECONDS,
+    LEAST_ANSWER_SECONDS,
+    LEAST_PATIENT_SECONDS,
+    PATIENT_SECONDS,
+    Failed,
+    Job,
+    Request,
+    clock,
+    complain,
+    started,
+)
 from port import Port
 
 LATE_SECONDS = 1.5
@@ -62,13 +76,16 @@ def main(arguments: list[str]) -> int:
     """Exit status."""
     os.umask(0o077)
     try:
-        path, uuid, *words = arguments
-        deadline = started() + ANSWER_SECONDS
+        path, uuid, *given = arguments
+        words = " ".join(given)
         settings, ports = load(path)
-        machine = Machine(Controller(settings, connect_by=deadline), uuid)
+        soon = max(started() + ANSWER_SECONDS, clock() + LEAST_ANSWER_SECONDS)
+        later = max(started() + PATIENT_SECONDS, clock() + LEAST_PATIENT_SECONDS)
+        machine = Machine(Controller(settings, connect_by=soon), uuid)
         files = os.path.join(os.path.dirname(path), "jobs", uuid)
         port = Port(ports.get(uuid))
-        request = Request(f"{files}.asked", " ".join(words), deadline, port)
+        deadline = soon if is_power_action(words) else later
+        request = Request(f"{files}.asked", words, deadline, port)
         try:
             perform(machine, request, files)
         finally:
@@ -83,25 +100,43 @@ def perform(machine: Machine, request: Request, path: str) -> None:
     """Do what ipmi_sim asks for; `path` is where the names of the machine's files begin."""
     words = request.words
     if words in QUESTIONS:
-        answer = ask(partial(QUESTIONS[words], machine), request, f"{path}.{words[4:]}")
+        answer = ask(lambda: QUESTIONS[words](machine), request, path)
         os.write(1, f"{answer}\n".encode())
     elif words in ACTIONS:
-        act(partial(ACTIONS[words], machine), request, path)
+        act(lambda: ACTIONS[words](machine), request, path)
     elif words.startswith("set identify "):
         raise Failed("a virtual machine has no light to be identified by")
     else:
         raise Failed("there is no such request")
 
 
+def is_power_action(words: str) -> bool:
+    return words in ACTIONS and about(words) == "power"
+
+
+def about(words: str) -> str:
+    """What a request asks for or changes: `boot` or `power`."""
+    return "boot" if words.split()[1] == "boot" else "power"
+
+
 def ask(question: Callable[[], str], request: Request, path: str) -> str:
-    """The answer. Joins a job that is under way, or whose answer nobody got."""
+    """The answer, as it is after all actions on it that were accepted.
+
+    Joins a job that is under way, or whose answer nobody got.
+    """
+    path = f"{path}.{about(request.words)}"
+    told = f"{path}.told"
     job = Job.latest(path)
-    if job is None or not (job.running() or job.age() < LATE_SECONDS):
-        job = Job.start(path, request, question)
-    request.step_aside()
-    if not job.ended_by(request.deadline):
+    if request.repeated:
+        job = job or Job.latest(told)
+    elif job and not job.running() and job.age() > LATE_SECONDS:
+        job = None
+    if job is None:
+        job = Job.start(path, request, question, after=Job.latest(f"{path}.set"))
+    request.begin(action=False)
+    if not job.ended_by(request.patience):
         raise Failed("the controller does not answer in time")
-    forget(path)
+    forget(path, kept_as=told)
     return job.value()
 
 
@@ -109,19 +144,24 @@ def act(action: Callable[[], str], request: Request, path: str) -> None:
     """Have it done, unless it is the same as the last action."""
     job = Job.latest(path)
     if not (job and job.name == request.words and (job.running() or request.repeated)):
-        job = Job.start(path, request, action, after=job)
+        job = Job.start(path, request, action, after=job, name=f"{path}.{about(request.words)}.set")
         for question in QUESTIONS:
-            forget(f"{path}.{question[4:]}")  # What was learned before is no answer any more.
-    request.begin()
-    # What is repeated has been answered meanwhile, and others may be waiting.
-    if job.ended_by(0 if request.repeated else request.deadline):
+            # What was learned before is no answer any more.
+            forget(f"{path}.{about(question)}")
+    request.begin(action=True)
+    if job.ended_by(request.patience):
         job.value()
+    elif not is_power_action(request.words):
+        raise Failed("the controller does not answer in time")
 
 
-def forget(path: str) -> None:
-    """Remove the file of a job, after which nobody joins it."""
+def forget(path: str, kept_as: str = "") -> None:
+    """Take away the file of a job, after which nobody joins it."""
     try:
-        os.unlink(path)
+        if kept_as:
+            os.replace(path, kept_as)
+        else:
+            os.unlink(path)
     except FileNotFoundError:
         pass  # There is none, or somebody else has waited for it as well.
 

@@ -1,15 +1,13 @@
 """The controller, as little of HTTP as that takes: http.client alone would take twice the time."""
 
-import hashlib
 import json
 import os
 import re
 import socket
 
-from jobs import JOB_SECONDS, Failed, clock, slurp
+from jobs import JOB_SECONDS, LEAST_ANSWER_SECONDS, Failed, clock, slurp
 
 CONNECT_SECONDS = 5.0
-LEAST_CONNECT_SECONDS = 0.2
 READ_SECONDS = 15.0
 """How long the controller gets to tell something; as long as to do something would be too long."""
 
@@ -115,7 +113,7 @@ class Controller:
         left = self._connect_by - clock()
         try:
             # Nobody waits any more for a job that has waited for another.
-            timeout = max(left, LEAST_CONNECT_SECONDS) if left > 0 else CONNECT_SECONDS
+            timeout = max(left, LEAST_ANSWER_SECONDS) if left > 0 else CONNECT_SECONDS
             connection = socket.create_connection((host, self._settings["port"]), timeout)
             if self._settings["scheme"] == "https":
                 connection = self._encrypted(connection, host)
@@ -146,4 +144,6 @@ class Controller:
 
 
 def md5(text: str) -> str:
+    import hashlib  # Takes 4 ms.
+
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()

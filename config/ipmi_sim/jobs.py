@@ -11,7 +11,20 @@ from collections.abc import Callable
 from port import Port
 
 ANSWER_SECONDS = 0.6
-"""When the program ends without an answer, from the start of its process."""
+"""When a power action that has been sent is a success, from the start of the program's process.
+
+ipmitool repeats what is not answered within a second, and a reset must not be done twice.
+"""
+
+PATIENT_SECONDS = 2.5
+"""When anything else, which may as well be done twice, is a failure.
+
+ipmitool repeats for the second time after three seconds, and takes an answer that comes within ten.
+"""
+
+LEAST_ANSWER_SECONDS = 0.2
+LEAST_PATIENT_SECONDS = 1.0
+"""What the controller gets of these at least, since on a busy host Python alone may take them."""
 
 JOB_SECONDS = 120.0
 """How long an action waits for the one before it, and then for the controller."""
@@ -20,6 +33,10 @@ REPEATED_SECONDS = 10.0
 """How long a repetition may wait for ipmi_sim, which may serve other machines before it."""
 
 POLL_SECONDS = 0.003
+
+
+Expected = dict[str, tuple[float, str]]
+"""The requests of which repetitions are expected, until when, and which message is the last one."""
 
 
 class Failed(Exception):
@@ -31,8 +48,11 @@ class Request:
 
     Who repeats a request has no answer yet; and ipmi_sim reads nothing while a program runs. So
     when the answer is given, the repetitions wait on the machine's port, and none comes after the
-    `last` of what waits there. One program at a time decides what to do on a machine, until it
-    steps aside. `deadline` is when to answer.
+    last of what waits there. Whatever an action has come after is no repetition.
+
+    One program at a time decides what to do on a machine, until it steps aside. `deadline` is when
+    to answer, and `patience` when to answer this one: what is repeated has been answered meanwhile,
+    and others may be waiting.
     """
 
     def __init__(self, path: str, words: str, deadline: float, port: Port) -> None:
@@ -42,16 +62,20 @@ class Request:
         self._begun = False
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        asked, until, last = self._expected()
-        self.repeated = asked == words and 0 < until - deadline <= REPEATED_SECONDS
-        if until and last not in port.waiting():
-            # This is it, or it was no request.
-            self._expect_repetitions(until=0)
+        expected = self._expected()
+        until, _ = expected.get(words, (0, ""))
+        self.repeated = 0 < until - deadline <= REPEATED_SECONDS
+        self.patience = 0 if self.repeated else deadline
+        if expected:
+            waiting = port.waiting()
+            # If the last one does not wait any more, this is it, or it was no request.
+            self._expect({each: by for each, by in expected.items() if by[1] in waiting})
 
-    def begin(self) -> None:
-        """It is an action that is under way now."""
+    def begin(self, action: bool) -> None:
+        """It is under way now."""
         self._begun = True
-        self._expect_repetitions(until=self.deadline + REPEATED_SECONDS)
+        others = {} if action else self._expected()
+        self._expect({**others, self.words: (self.deadline + REPEATED_SECONDS, "")})
         self.step_aside()
 
     def step_aside(self) -> None:
@@ -60,25 +84,28 @@ class Request:
     def leave(self) -> None:
         """The answer is given."""
         if self._begun:
+            expected = self._expected()
             waiting = self._port.waiting()
-            until = self.deadline + REPEATED_SECONDS if waiting else 0
-            self._expect_repetitions(until, last=waiting[-1] if waiting else "")
+            if waiting:
+                expected[self.words] = (self.deadline + REPEATED_SECONDS, waiting[-1])
+            else:
+                expected.pop(self.words, None)
+            self._expect(expected)
 
     def forget_port(self) -> None:
         """A job may outlive ipmi_sim, whose next process needs the port."""
         self._port.close()
 
-    def _expected(self) -> tuple[str, float, str]:
-        """The action of which repetitions are expected, until when, and which is the last one."""
+    def _expected(self) -> Expected:
         try:
-            words, until, last = json.loads(os.pread(self._file, 4096, 0))
-            return words, float(until), last
-        except (ValueError, TypeError):
-            return "", 0, ""  # A new file.
+            expected = json.loads(os.pread(self._file, 4096, 0))
+            return {words: (float(until), last) for words, (until, last) in expected.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}  # A new file, or one of another version.
 
-    def _expect_repetitions(self, until: float, last: str = "") -> None:
+    def _expect(self, expected: Expected) -> None:
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps([self.words, until, last]).encode(), 0)
+        os.pwrite(self._file, json.dumps(expected).encode(), 0)
 
 
 class Job:
@@ -100,13 +127,24 @@ class Job:
 
     @classmethod
     def start(
-        cls, path: str, request: Request, do: Callable[[], str], after: "Job | None" = None
+        cls,
+        path: str,
+        request: Request,
+        do: Callable[[], str],
+        after: "Job | None" = None,
+        name: str = "",
     ) -> "Job":
-        """Start the process, which waits for the job before it; that one's file is replaced."""
+        """Start the process, which waits for the job before it; that one's file is replaced.
+
+        `name` is a second name of the file.
+        """
         new = f"{path}.{os.getpid()}"
         file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.write(file, f"{request.words}\n".encode())
         fcntl.flock(file, fcntl.LOCK_EX)
+        if name:
+            os.link(new, f"{name}.{os.getpid()}")
+            os.replace(f"{name}.{os.getpid()}", name)
         os.replace(new, path)
         if os.fork() == 0:
             run(file, request, do, after)
