@@ -10,7 +10,7 @@ from mc.boot.reboots import RebootRule
 from mc.boot.verbs import BootVerbs
 from mc.checks import FirstLook
 from mc.errors import words
-from mc.health import Health
+from mc.health import Folder, Health
 from mc.machines import Machines
 from mc.metrics import Metrics
 from mc.power import Power
@@ -50,7 +50,8 @@ def run(settings: Settings) -> None:
     )
     machines = Machines(virsh, settings.machines)
     backups = Backups(settings.backups, settings.backups_kept)
-    metrics.watch(virsh, machines)
+    folder = Folder(backups.trouble)
+    metrics.watch(virsh, machines, folder.writable)
     # One machine may take up half of the places at most: another one never waits for it.
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     supply = Supply(machines, virsh)
@@ -67,7 +68,7 @@ def run(settings: Settings) -> None:
         boot_verbs=BootVerbs(machines, virsh, turns, supply, boot),
         watch=watch,
         places=Places(settings.actions_at_once),
-        health=Health(virsh, Places(settings.probes_at_once, "health checks")),
+        health=Health(virsh, folder, Places(settings.probes_at_once, "health checks")),
         metrics=metrics,
         streams=Places(settings.event_streams, "event streams"),
         pictures=Places(settings.pictures_at_once, "pictures of screens"),

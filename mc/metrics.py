@@ -4,7 +4,7 @@ Names and units are by its conventions (https://prometheus.io/docs/practices/nam
 few values: none is a machine's name or anything else that a client chooses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
@@ -64,9 +64,9 @@ class Metrics:
     def command(self, command: str, seconds: float) -> None:
         self._of_commands(command).observe(seconds)
 
-    def watch(self, virsh: Virsh, machines: Machines) -> None:
-        """Tell of these as well from now on."""
-        self._registry.register(_Present(virsh, machines))
+    def watch(self, virsh: Virsh, machines: Machines, writable: Callable[[], bool]) -> None:
+        """Tell of these as well from now on; `writable` says whether backups could be written."""
+        self._registry.register(_Present(virsh, machines, writable))
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format; libvirt is asked for the machines' states."""
@@ -76,9 +76,10 @@ class Metrics:
 class _Present(Collector):
     """How things stand at the moment of asking."""
 
-    def __init__(self, virsh: Virsh, machines: Machines) -> None:
+    def __init__(self, virsh: Virsh, machines: Machines, writable: Callable[[], bool]) -> None:
         self._virsh = virsh
         self._machines = machines
+        self._writable = writable
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("libvirt_up", "Whether libvirt told the states of its machines.")
@@ -93,6 +94,11 @@ class _Present(Collector):
                 machines.add_metric([state], number)
             yield machines
         yield up
+        yield GaugeMetricFamily(
+            "libvirt_mc_backups_writable",
+            "Whether the backup folder can be written; while it cannot, no boot order is set.",
+            value=self._writable(),
+        )
         yield from self._sessions()
 
     def _sessions(self) -> Iterator[Metric]:

@@ -62,7 +62,7 @@ URLS: dict[str, tuple[str, list[str]]] = {
         "GET, HEAD, OPTIONS",
         ["power", "reason", "state"],
     ),
-    "/healthz": ("GET, HEAD, OPTIONS", ["libvirt", "status", "version"]),
+    "/healthz": ("GET, HEAD, OPTIONS", ["backups", "libvirt", "status", "version"]),
     "/metrics": ("GET, HEAD, OPTIONS", []),
     "/service/{machine}/screenshot": ("GET, HEAD, OPTIONS", []),
     "/events": ("GET, OPTIONS", []),

@@ -11,24 +11,34 @@ from mc.web.problems import Problem
 
 
 class HealthCheck(ServiceResource):
-    """Whether the controller can do its work: libvirt's URI and words are not for everybody."""
+    """Whether the controller can do its work: URI, folder and reasons are not for everybody.
+
+    A backup folder that cannot be written is told, but is no failure: only boot orders cannot be
+    set meanwhile, and neither a restart nor another controller would mend it.
+    """
 
     public = True
 
     @operation(
-        "Whether libvirt can be reached; needs no user",
+        "Whether libvirt can be reached, and backups be written; needs no user",
         answer=schemas.HEALTH,
         errors=(HTTPStatus.SERVICE_UNAVAILABLE,),
     )
     def GET(self) -> object:
-        if not self._controller.health.reachable():
+        report = self._controller.health.report()
+        members: dict[str, object] = {
+            "version": __version__,
+            "libvirt": "reachable" if report.libvirt else "unreachable",
+            "backups": report.backups,
+        }
+        if not report.libvirt:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "libvirt does not answer",
-                {"version": __version__, "libvirt": "unreachable"},
+                members,
                 {"Retry-After": "1"},
             )
-        return {"status": "ok", "version": __version__, "libvirt": "reachable"}
+        return {"status": "ok", **members}
 
     HEAD = GET
 

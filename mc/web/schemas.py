@@ -74,7 +74,13 @@ OUTCOME = _object(
     power=_POWER,
     reason=_TEXT,
 )
-HEALTH = _object("Health", status=_one_of("ok"), version=_TEXT, libvirt=_one_of("reachable"))
+HEALTH = _object(
+    "Health",
+    status=_one_of("ok"),
+    version=_TEXT,
+    libvirt=_one_of("reachable"),
+    backups={**_YES_OR_NO, "description": "whether the backup folder can be written"},
+)
 # RFC 9457, section 3, with members of ours; a client has to bear with more.
 PROBLEM = {
     "title": "Problem",
@@ -89,6 +95,7 @@ PROBLEM = {
         "uuid": {**_UUID, "description": "the machine that an action was about"},
         "outcome": {"const": "unknown", "description": "a command was sent; no answer ever came"},
         "done": {**_TEXTS, "description": "the virsh commands that had succeeded before"},
+        "backups": {**_YES_OR_NO, "description": "whether the backup folder can be written"},
     },
     "required": ["type", "title", "status", "detail"],
 }
