@@ -19,6 +19,7 @@ def words(error: OSError) -> str:
 class ControllerError(Exception):
     """Base of every error that this package raises on purpose."""
 
+    name: str | None = None
     uuid: str | None = None
     """The machine that the action was about, once it was found."""
     done: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ class Power:
         with Progress() as progress:
             done = progress.done
             with self._turns.of(reference) as machine:
-                progress.uuid = machine.uuid
+                progress.machine = machine
                 self._carry_out(verb, machine, force, done)
             if wait and machine.id is not None:
                 self._supply.wait_until_off(machine, wait)

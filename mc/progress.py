@@ -5,13 +5,17 @@ from types import TracebackType
 from typing import Self
 
 from mc.errors import ControllerError
+from mc.machines import Machine
 
 
 @dataclass
 class Progress:
-    """An action under way: an error that ends its `with` block carries along how far it got."""
+    """An action under way: an error that ends its `with` block carries along how far it got.
 
-    uuid: str | None = None
+    machine: the one that it is about, once it is found.
+    """
+
+    machine: Machine | None = None
     done: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -24,5 +28,6 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, ControllerError):
-            error.uuid = self.uuid
+            if self.machine is not None:
+                error.name, error.uuid = self.machine.name, self.machine.uuid
             error.done = tuple(self.done)

@@ -8,6 +8,7 @@ from threading import BoundedSemaphore, Lock
 
 from mc.errors import Busy, TooMany
 from mc.machines import FoundMachine, Machines
+from mc.progress import Progress
 
 
 @dataclass
@@ -64,15 +65,16 @@ class MachineTurns(Turns):
 
         It is looked up again when the turn has come: a name may have gone to another machine.
         Callers that use the same name queue before they look it up, since libvirt may tell
-        nothing of a machine while a command on it is under way.
+        nothing of a machine while a command on it is under way. An error tells the machine, once
+        it was found.
         """
         deadline = time.monotonic() + self._seconds
-        with self.turn(f"called {reference}", deadline):
+        with self.turn(f"called {reference}", deadline), Progress() as progress:
             while True:
-                uuid = self._machines.find(reference).uuid
-                with self.turn(uuid, deadline):
+                progress.machine = self._machines.find(reference)
+                with self.turn(progress.machine.uuid, deadline):
                     machine = self._machines.find(reference)
-                    if machine.uuid == uuid:
+                    if machine.uuid == progress.machine.uuid:
                         yield machine
                         return
                 if time.monotonic() > deadline:

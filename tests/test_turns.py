@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
 from mc.errors import Busy, TooMany
-from mc.turns import Places, Turns
+from mc.machines import Machines
+from mc.turns import MachineTurns, Places, Turns
+from tests.hypervisor import open_virsh
 from tests.lab.waiting import until
 
 FOREVER = 3600.0
@@ -79,6 +81,21 @@ def test_turn_that_does_not_come_before_a_deadline_is_busy() -> None:
     turns = Turns(FOREVER, MANY)
     with turns.turn("a"), pytest.raises(Busy), turns.turn("a", time.monotonic() + 0.05):
         pass
+
+
+def test_error_tells_the_machine_once_it_was_found() -> None:
+    with closing(open_virsh("test:///default")) as virsh:
+        machines = Machines(virsh)
+        turns = MachineTurns(machines, 0.05, MANY)
+        found = machines.find("test")
+        for reference in (found.name, found.uuid):
+            with turns.turn(found.uuid), pytest.raises(Busy) as caught, turns.of(reference):
+                pass
+            assert (caught.value.name, caught.value.uuid) == (found.name, found.uuid)
+            name = f"called {reference}"
+            with turns.turn(name), pytest.raises(Busy) as caught, turns.of(reference):
+                pass
+            assert (caught.value.name, caught.value.uuid) == (None, None)
 
 
 def test_queue_that_is_too_long_is_busy_at_once(threads: ThreadPoolExecutor) -> None:

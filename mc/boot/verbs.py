@@ -47,7 +47,7 @@ class BootVerbs:
         None takes a one-time device back, and changes nothing else.
         """
         with Progress() as progress, self._turns.of(reference) as machine:
-            progress.uuid = machine.uuid
+            progress.machine = machine
             if device is None:
                 self._control.forget_once(machine, progress.done)
             else:
@@ -74,7 +74,7 @@ class BootVerbs:
         with Progress() as progress:
             done = progress.done
             with self._turns.of(reference) as machine:
-                progress.uuid = machine.uuid
+                progress.machine = machine
                 self._control.set(
                     machine, BOOT_VERBS[verb], done, once=once, discard_saved=discard_saved
                 )

@@ -11,6 +11,7 @@ import cherrypy
 
 from mc.virsh.quoting import decode
 from mc.web.access.guard import Guard
+from mc.web.journal import Refusals
 from mc.web.operation import Content, Route, Stream
 from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json
@@ -55,6 +56,7 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self._guard = guard
+        self._refusals = Refusals()
 
     def __call__(self, path_info: str) -> None:
         """Set the handler of the request being served."""
@@ -79,10 +81,14 @@ class RouteDispatcher(cherrypy.dispatch.MethodDispatcher):  # type: ignore[misc]
                 f"{request.method} is not for this URL",
                 headers={"Allow": ", ".join(resource.methods())},
             )
-        operation = resource.operation(request.method)
-        if operation.acts:
-            self._guard.admit_action(environment, request.login)
-        given = read_parameters(operation.parameters, environment)
+        wanted = resource.operation(request.method).parameters
+        if resource.operation(request.method).acts:
+            # The last part of the URL of an action is its name.
+            with self._refusals.logged(route.segments[-1], variables["machine"]):
+                self._guard.admit_action(environment, request.login)
+                given = read_parameters(wanted, environment)
+        else:
+            given = read_parameters(wanted, environment)
         return _sent(getattr(resource, request.method)(**variables, **given))
 
 

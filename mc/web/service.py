@@ -32,6 +32,8 @@ _NO_DEVICE: Literal["none"] = "none"
 _DEVICE = one_of("device", "what to boot; none takes a one-time device back", *DEVICES, _NO_DEVICE)
 _ONCE = boolean("once", "for the next boot only")
 _DISCARD_SAVED = boolean("discard_saved", "give up a saved memory image")
+_SET_DEFAULTS = {"once": False, "discard_saved": False}
+Given = dict[str, float | bool]
 # First segments under /service that are no machine.
 _RESERVED = ("machine", "machines")
 
@@ -144,7 +146,9 @@ class Boot(ServiceResource):
     )
     def PUT(self, machine: str, device: Device | Literal["none"], **how: bool) -> object:
         controller = self._controller
-        with journal("boot", machine, controller.metrics) as entry, controller.places.place():
+        how = _SET_DEFAULTS | how
+        used = {"device": device, **how}
+        with journal("boot", machine, controller.metrics, used) as entry, controller.places.place():
             asked = None if device == _NO_DEVICE else device
             found, changed = controller.boot_verbs.set(machine, asked, **how)
             entry.finish(found, changed=changed, now=device)
@@ -165,18 +169,25 @@ class Action(ServiceResource):
         verb: str,
         operation: Operation,
         perform: Callable[..., Outcome],
+        defaults: Callable[[Given], Given],
+        **fixed: str,
     ) -> None:
+        """`defaults` are of the parameters, by those that are given; `fixed` is the verb's own."""
         super().__init__(controller)
         self._verb = verb
         self._operation = operation
         self._perform = perform
+        self._defaults = defaults
+        self._fixed = fixed
 
     def operation(self, method: str) -> Operation:
         return self._operation
 
     def GET(self, machine: str, **given: float | bool) -> object:
-        controller = self._controller
-        with journal(self._verb, machine, controller.metrics) as entry, controller.places.place():
+        metrics, places = self._controller.metrics, self._controller.places
+        given = self._defaults(given) | given
+        used = {**self._fixed, **given}
+        with journal(self._verb, machine, metrics, used) as entry, places.place():
             outcome = self._perform(self._verb, machine, **given)
             entry.finish(outcome.machine, changed=outcome.changed, now=outcome.status.state)
         return {
@@ -209,21 +220,26 @@ class UnknownVerb(Resource):
 
 def _power_action(controller: Controller, verb: str) -> Action:
     def perform(verb: str, machine: str, **given: float | bool) -> Outcome:
-        if given.get("force"):
-            given.setdefault("wait", controller.grace_seconds)
         return controller.power.perform(verb, machine, **given)  # type: ignore[arg-type]
+
+    def defaults(given: Given) -> Given:
+        if not VERBS[verb].waits:
+            return {}
+        return {"wait": controller.grace_seconds if given.get("force") else 0.0, "force": False}
 
     parameters = (_WAIT, _FORCE) if VERBS[verb].waits else ()
     declared = Operation(
         VERBS[verb].summary, schemas.OUTCOME, parameters, acts=True, errors=schemas.ACTION_ERRORS
     )
-    return Action(controller, verb, declared, perform)
+    return Action(controller, verb, declared, perform, defaults)
 
 
 def _boot_action(controller: Controller, verb: str) -> Action:
     def perform(verb: str, machine: str, **given: float | bool) -> Outcome:
-        grace = {"grace": controller.grace_seconds}
-        return controller.boot_verbs.perform(verb, machine, **(grace | given))  # type: ignore[arg-type]
+        return controller.boot_verbs.perform(verb, machine, **given)  # type: ignore[arg-type]
+
+    def defaults(given: Given) -> Given:
+        return {"once": False, "grace": controller.grace_seconds, "discard_saved": False}
 
     declared = Operation(
         f"Boot from {BOOT_VERBS[verb]}, whatever state the machine is in",
@@ -232,7 +248,7 @@ def _boot_action(controller: Controller, verb: str) -> Action:
         acts=True,
         errors=schemas.ACTION_ERRORS,
     )
-    return Action(controller, verb, declared, perform)
+    return Action(controller, verb, declared, perform, defaults, device=BOOT_VERBS[verb])
 
 
 def service_routes(controller: Controller) -> list[Route]:
