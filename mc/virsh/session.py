@@ -13,6 +13,7 @@ a command's messages are in the pipe when the mark has come.
 """
 
 import os
+import re
 import secrets
 import select
 import time
@@ -36,6 +37,8 @@ _LOST = (
     b"error: End of file while reading data: ",
     b"error: no valid connection",
 )
+# virsh's notice comes from another of its threads, and may stand amid a message.
+_LOST_AMID = re.compile(rb"Disconnected from \S+ due to |error: no valid connection$", re.MULTILINE)
 _REGAINED = b"error: Reconnected to "
 _NOT_REGAINED = b"error: Failed to reconnect "
 # The last one is about the history that the environment denies to virsh.
@@ -160,6 +163,8 @@ class Session:
         came before the command was sent to libvirt, one that was not came during it.
         """
         lost = max(_last(words, err) for words in _LOST)
+        if not any(_LOST_AMID.search(encode(argument)) for argument in arguments):
+            lost = max(lost, *(found.start() + 1 for found in _LOST_AMID.finditer(err)), 0)
         if lost:
             self.usable = False
         words = message(err)
