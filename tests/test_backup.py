@@ -51,6 +51,16 @@ def test_first_and_newest_stay(tmp_path: Path) -> None:
     assert paths == sorted(paths)
 
 
+def test_first_of_the_machine_that_bears_the_name_now_stays(tmp_path: Path) -> None:
+    """Not that of one that had the name before: nobody can take it back."""
+    backups = Backups(tmp_path, 3)
+    before, after = (XML.replace("<name>", f"<uuid>{uuid}</uuid><name>") for uuid in ("aa", "BB"))
+    gone = [backups.save("vm", before) for _ in range(2)]
+    paths = [backups.save("vm", after if number else after.lower()) for number in range(6)]
+    assert sorted(tmp_path.iterdir()) == sorted([paths[0], *paths[-3:]])
+    assert not any(path.exists() for path in gone)
+
+
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     strangers = [tmp_path / "vm.xml.backup", tmp_path / "vm.xml.old.backup", tmp_path / "notes"]
     for path in strangers:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import stat
 import tempfile
 import time
@@ -29,7 +30,7 @@ _LONGEST_NAME = 180
 class Backups:
     """Keeps `NAME.xml.DATE.backup` files, each a complete domain XML for `virsh define`.
 
-    Of each machine the first backup and the `kept` newest ones stay.
+    Of each name the `kept` newest backups stay, and the first one of the machine that bears it now.
     """
 
     def __init__(self, folder: Path, kept: int) -> None:
@@ -50,7 +51,7 @@ class Backups:
             self._write(path, encode(xml))
         except OSError as error:
             raise BackupFailed(str(self._folder), words(error)) from error
-        self._prune([*earlier, path])
+        self._prune([*earlier, path], xml)
         return path
 
     def trouble(self) -> str | None:
@@ -101,9 +102,15 @@ class Backups:
         finally:
             os.close(folder)
 
-    def _prune(self, backups: list[Path]) -> None:
-        """Remove all but the first and the newest; what cannot be removed is only logged."""
-        for path in backups[1 : max(1, len(backups) - self._kept)]:
+    def _prune(self, backups: list[Path], xml: str) -> None:
+        """Remove all but the newest and the machine's first; what cannot be is only logged."""
+        surplus = backups[: -self._kept]
+        uuid = _uuid(encode(xml))
+        for number, path in enumerate(surplus):
+            if _uuid_in(path) == uuid:
+                del surplus[number]
+                break
+        for path in surplus:
             _remove(path)
         for path in self._left_behind():
             _remove(path)
@@ -120,6 +127,20 @@ def _nearest(folder: Path) -> Path:
         if os.path.lexists(place):
             return place
     return Path("/")
+
+
+def _uuid(xml: bytes) -> bytes | None:
+    """A machine's own UUID; there may be others of its parts behind it."""
+    found = re.search(rb"<uuid>\s*([0-9A-Fa-f-]+)\s*</uuid>", xml)
+    return found[1].lower() if found else None
+
+
+def _uuid_in(path: Path) -> bytes | None:
+    try:
+        return _uuid(path.read_bytes()) if path.is_file() else None
+    except OSError as error:
+        log.warning("whose backup %s is cannot be told: %s", path, error)
+        return None
 
 
 def _remove(path: Path) -> None:
