@@ -118,7 +118,7 @@ def test_every_device_has_a_case_for_each_outcome_in_both_kinds() -> None:
 def outcome(xml: str, result: str | None) -> str:
     if result is None:
         return "refused"
-    if result == xml:
+    if order.read(result).order == order.read(xml).order:
         return "unchanged"
     before, after = order.read(xml).order.names, order.read(result).order.names
     if len(after) < len(before):
@@ -330,7 +330,7 @@ def test_device_comes_first_and_the_others_keep_their_order(xml: str, device: De
     assert [name for name in before.names if name in front] == front[len(joined) :]
     numbers = [number for _, number in after.places]
     assert max(Counter(numbers).values()) == 1
-    assert result is xml or numbers == list(range(1, len(numbers) + 1))
+    assert after == before or numbers == list(range(1, len(numbers) + 1))
 
 
 def first_names(xml: str, boot_order: Order, role: str) -> set[str]:
@@ -380,7 +380,7 @@ def test_default_brings_back_the_first_order(xml: str, devices: list[str]) -> No
         assert order.read(text).default == first
     restored = order.with_order(text, "default")
     assert order.read(restored).order == first
-    assert order.is_ours(restored) == (text is not xml)
+    assert not order.is_ours(restored)
     assert without_boot(restored) == without_boot(xml)
     if first.kind == "device":
         assert without_note(restored) == without_note(xml)
@@ -400,7 +400,12 @@ def test_mark_set_and_cleared_leaves_no_trace(xml: str, device: Device, other: D
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.text(), st.integers(min_value=1))))
+@given(
+    st.lists(
+        st.tuples(st.text(), st.integers(min_value=1, max_value=(1 << 32) - 1)),
+        unique_by=lambda place: place[1],
+    )
+)
 def test_text_form_of_devices_is_parsed_back(places: list[tuple[str, int]]) -> None:
     value = Order("device", tuple(places))
     assert Order.parse(str(value)) == value

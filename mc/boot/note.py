@@ -8,12 +8,18 @@ Attributes only, between double quotes, is how libvirt itself would write it: it
 define has the same bytes. It keeps one element of a namespace, so all is in one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
 
 from lxml import etree
 
 from mc.boot.sequence import Order
 from mc.boot.splice import Document
+
+Device = Literal["pxe", "disk", "cdrom", "default"]
+"""What can be asked for."""
+
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 NAMESPACE = "urn:libvirt_http_mc:boot:1"
 
@@ -27,13 +33,20 @@ class Note:
     """What is remembered.
 
     default: the order that the machine had when the controller found it.
-    written: the order that the controller gave it last.
+    written: the order that the controller gave it last; asked: the device that this was for.
     once: the device for the next boot only, as it was asked for.
+    begun: the device of a one-time boot that has begun, and whose end has not been dealt with.
+    running: in a running machine's XML, the device of the one-time boot that it is in.
+    uuid: the machine to which once and begun apply: a clone has the note, too.
     """
 
     default: Order | None = None
     written: Order | None = None
-    once: str | None = None
+    asked: Device | None = None
+    once: Device | None = None
+    begun: Device | None = None
+    running: Device | None = None
+    uuid: str | None = None
 
 
 def read(document: Document) -> Note | None:
@@ -41,18 +54,30 @@ def read(document: Document) -> Note | None:
     element = document.root.find(f"metadata/{_TAG}")
     if element is None:
         return None
-    return Note(_order(element.get("default")), _order(element.get("written")), element.get("once"))
+    uuid = element.get("uuid")
+    mine = uuid in (None, document.root.findtext("uuid"))
+    return Note(
+        _order(element.get("default")),
+        _order(element.get("written")),
+        _device(element.get("asked")),
+        _device(element.get("once")) if mine else None,
+        _device(element.get("begun")) if mine else None,
+        _device(element.get("running")),
+    )
 
 
 def write(document: Document, note: Note) -> None:
     """Put the note in place of the old one; one that says nothing is taken out.
 
-    The `<metadata>` goes with it if it would be empty, and so an empty one (`<metadata/>`, which
-    says nothing) is not brought back.
+    One with a mark names the machine. The `<metadata>` goes with the note if it would be empty, and
+    so an empty one (`<metadata/>`, which says nothing) is not brought back.
     """
+    if note.once or note.begun:
+        note = replace(note, uuid=document.root.findtext("uuid"))
     element = document.root.find(f"metadata/{_TAG}")
     if element is None:
-        _add(document, note)
+        if note != Note():
+            _add(document, note)
     elif note == Note():
         metadata = element.getparent()
         alone = metadata is not None and _holds_only(metadata, [element])
@@ -89,8 +114,8 @@ def _with_metadata(note: Note, indent: str) -> str:
 
 
 def _markup(note: Note) -> str:
-    values = {"default": note.default, "written": note.written, "once": note.once}
-    attributes = "".join(f' {name}="{value}"' for name, value in values.items() if value)
+    values = [(each.name, getattr(note, each.name)) for each in fields(note)]
+    attributes = "".join(f' {name}="{value}"' for name, value in values if value)
     return f'<mc:boot xmlns:mc="{NAMESPACE}"{attributes}/>'
 
 
@@ -105,3 +130,7 @@ def _order(text: str | None) -> Order | None:
         return None if text is None else Order.parse(text)
     except ValueError:
         return None
+
+
+def _device(text: str | None) -> Device | None:
+    return next((device for device in DEVICES if device == text), None)

@@ -1,21 +1,22 @@
 """The boot order of a machine: XML text in, XML text out.
 
-Only boot elements and the controller's own note in the metadata (`note`) ever change; every other
-byte of the text comes out as it went in. A rewrite that changes nothing returns its argument.
+Only boot elements and the controller's own note in the metadata (`note`) ever change, but for the
+XML of a one-time boot, which is for `virsh create` alone; every other byte of the text comes out as
+it went in. A rewrite that changes nothing returns its argument.
 
 Every function raises CannotBoot if the XML is not well-formed, or has no boot order: a container,
 for one. What it takes is a persistent definition, from `dumpxml --inactive --security-info`, or a
-running machine's `dumpxml`, which is good for reading only.
+running machine's `dumpxml`, which is good for reading only. Roles are those of `Domain`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from mc.boot import note as notes
-from mc.boot.devices import Role
-from mc.boot.domain import Domain
-from mc.boot.note import Note
-from mc.boot.sequence import Order
+from mc.boot.devices import Role, node_device
+from mc.boot.domain import NO_ROLES, Domain
+from mc.boot.note import DEVICES, Device, Note
+from mc.boot.sequence import Order, renamed
 from mc.boot.splice import Document
 from mc.errors import CannotBoot
 
@@ -24,39 +25,57 @@ __all__ = [
     "Boot",
     "Device",
     "Order",
+    "begun",
     "booting",
+    "ended",
+    "ends_on_reboot",
     "is_ours",
+    "is_pending",
+    "lifecycle",
+    "node_devices",
     "read",
+    "reboots_wrongly",
     "with_once",
     "with_order",
+    "without_marks",
 ]
 
-Device = Literal["pxe", "disk", "cdrom", "default"]
-"""What can be asked for."""
-
-DEVICES: tuple[Device, ...] = get_args(Device)
 ROLES: dict[Device, Role] = {"pxe": "network", "disk": "disk", "cdrom": "cdrom"}
 """Which devices are meant: floppies are neither disk nor cdrom. `default` means no device."""
+
+# Of libvirt's QEMU driver (https://libvirt.org/formatdomain.html), which alone tells whether it was
+# a reboot that has ended a machine.
+_QEMU_TYPES = ("qemu", "kvm", "hvf")
 
 
 @dataclass(frozen=True)
 class Boot:
     """What a machine boots.
 
-    order: what its XML says; default: what it said before this controller changed it; once: the
-    device that the next boot only is to use.
+    order: what its XML says; default: what it said before this controller changed it; asked: the
+    device that the order was set for, or None if somebody else has set it; once: the device that
+    the next boot only is to use; begun and running: see `Note`.
     """
 
     order: Order
     default: Order
+    asked: Device | None
     once: Device | None
+    begun: Device | None
+    running: Device | None
 
 
 def read(xml: str) -> Boot:
     domain = Domain(xml)
-    note = notes.read(domain.document) or Note()
-    once = next((device for device in DEVICES if device == note.once), None)
-    return Boot(domain.order, _default(domain, note), once)
+    note = _note(domain)
+    return Boot(
+        domain.order,
+        note.default or domain.order,
+        note.asked if note.asked and _is_first(domain.order, note.asked) else None,
+        note.once,
+        note.begun,
+        note.running,
+    )
 
 
 def is_ours(xml: str) -> bool:
@@ -64,7 +83,53 @@ def is_ours(xml: str) -> bool:
     return notes.read(Document(xml)) is not None
 
 
-def with_order(xml: str, device: Device) -> str:
+def is_pending(upcoming: str, running: str) -> bool:
+    """Whether a machine runs, by one XML, by another order than the other one has.
+
+    What libvirt has left out of it, or somebody plugged or unplugged, is no other order.
+    """
+    after, before = Domain(upcoming), Domain(running)
+    if after.order == before.order:
+        return False
+    both = after.names & before.names
+    orders = [[name for name in each.order.names if name in both] for each in (after, before)]
+    return orders[0] != orders[1] or _is_set_since(after, before)
+
+
+def reboots_wrongly(upcoming: str, running: str) -> bool:
+    """Whether a mark, or an order that this controller has set since, is not that of the run."""
+    after, before = Domain(upcoming), Domain(running)
+    if _kept(after).once is not None:
+        return True
+    return after.order != before.order and _is_set_since(after, before)
+
+
+def _is_set_since(after: Domain, before: Domain) -> bool:
+    """Whether the note of the order is another one than the running machine was started with."""
+    notes_ = [
+        (note.default, note.written, note.asked, note.running)
+        for note in (_kept(after), _kept(before))
+    ]
+    return notes_[0] != notes_[1]
+
+
+def lifecycle(xml: str, event: str) -> str | None:
+    """libvirt's word for what follows on `on_reboot` or `on_poweroff`, such as `restart`."""
+    return Document(xml).root.findtext(event)
+
+
+def ends_on_reboot(xml: str) -> bool:
+    """Whether a reboot ends the hypervisor process of the machine that runs by this XML."""
+    return lifecycle(xml, "on_reboot") == "destroy"
+
+
+def node_devices(xml: str) -> dict[str, str]:
+    """The names of passed-through devices, with libvirt's own name of each on the host."""
+    found = {each.name: node_device(each.element) for each in Domain(xml).devices}
+    return {name: node for name, node in found.items() if node is not None}
+
+
+def with_order(xml: str, device: Device, roles: Mapping[str, Role] = NO_ROLES) -> str:
     """The XML that boots from this device first, or as it did when the controller found it.
 
     The devices meant come first, in their old order, then everything else in its old order. If
@@ -73,46 +138,73 @@ def with_order(xml: str, device: Device) -> str:
     had joined leaves; a device that is gone is left out. A mark for one boot stays.
     Raises CannotBoot if there is no such device, or the machine would not look at it.
     """
-    domain = Domain(xml)
-    note = notes.read(domain.document) or Note()
+    domain = Domain(xml, roles)
+    note = _note(domain)
     order = _asked(domain, note, device)
-    if order == domain.order:
-        return xml
-    return _rewritten(domain, order, Note(_default(domain, note), order, note.once))
+    if device == "default":
+        noted = replace(note, default=None, written=None, asked=None)
+    else:
+        noted = replace(note, default=note.default or domain.order, written=order, asked=device)
+    return _rewritten(domain, order, noted)
 
 
-def with_once(xml: str, device: Device | None) -> str:
+def with_once(xml: str, device: Device | None, roles: Mapping[str, Role] = NO_ROLES) -> str:
     """The XML with the mark that the next boot, and that alone, is from this device; None: without.
 
     Where nothing else is noted, taking the mark away brings back the XML from before it.
     Raises CannotBoot as `with_order` does.
     """
-    domain = Domain(xml)
-    note = notes.read(domain.document) or Note()
+    domain = Domain(xml, roles)
     if device is not None:
-        _asked(domain, note, device)
-    if device == note.once:
-        return xml
-    notes.write(domain.document, replace(note, once=device))
-    return domain.document.result()
+        _asked(domain, _note(domain), device)
+    return _noted(domain, replace(_kept(domain), once=device))
 
 
-def booting(xml: str, device: Device) -> str:
-    """The XML for `virsh create` that boots from this device once, and shows that it is ours.
+def booting(xml: str, device: Device, roles: Mapping[str, Role] = NO_ROLES) -> str:
+    """The XML for `virsh create` that boots from this device, in a hypervisor process of its own.
 
+    QEMU ends at a reboot of it, so that nobody can boot from that device twice. libvirt's QEMU
+    driver takes no `restart` at a power-off beside that.
     Raises CannotBoot as `with_order` does.
     """
-    domain = Domain(xml)
-    note = notes.read(domain.document) or Note()
+    domain = Domain(xml, roles)
+    note = _note(domain)
     order = _asked(domain, note, device)
-    return _rewritten(domain, order, Note(_default(domain, note), order))
+    if domain.type in _QEMU_TYPES:
+        domain.set_lifecycle("on_reboot", "destroy")
+        if domain.lifecycle("on_poweroff") == "restart":
+            domain.set_lifecycle("on_poweroff", "destroy")
+    default = note.default or domain.order
+    return _rewritten(domain, order, Note(default, order, running=device))
+
+
+def begun(xml: str) -> str:
+    """The XML whose one-time boot begins: its mark is spent.
+
+    That it has begun is noted where somebody will tell of its end.
+    """
+    domain = Domain(xml)
+    note = _kept(domain)
+    begun = note.once if domain.type in _QEMU_TYPES else None
+    return _noted(domain, replace(note, once=None, begun=begun))
+
+
+def ended(xml: str) -> str:
+    """The XML that says no more that a one-time boot has begun."""
+    domain = Domain(xml)
+    return _noted(domain, replace(_kept(domain), begun=None))
+
+
+def without_marks(xml: str) -> str:
+    """The XML as it may be kept: when it is taken back, no boot that has been is begun again."""
+    return ended(with_once(xml, None))
 
 
 def _asked(domain: Domain, note: Note, device: Device) -> Order:
     """The order that was asked for; the domain's own if that is it."""
     if device != "default":
         return _in_front(domain, device)
-    default = _default(domain, note)
+    default = note.default or domain.order
     if not default.places:
         raise CannotBoot("the machine has none of the devices that its default order lists")
     return default
@@ -130,20 +222,40 @@ def _in_front(domain: Domain, device: Device) -> Order:
     return Order.of(domain.kind, wanted)
 
 
-def _default(domain: Domain, note: Note) -> Order:
-    """The noted one, unless somebody has set another order since the note was written.
+def _kept(domain: Domain) -> Note:
+    """The note as it stands in the domain."""
+    return notes.read(domain.document) or Note()
 
-    To take a device out of the machine is not to set an order.
+
+def _is_first(order: Order, device: Device) -> bool:
+    """Whether the order may be for this device: what was passed through may be anything."""
+    kind = order.labels[0].partition(":")[0] if order.labels else ""
+    return kind in (ROLES.get(device), "hostdev", *order.names[:1])
+
+
+def _note(domain: Domain) -> Note:
+    """The note, less what holds no more: somebody may have set another order since.
+
+    To take a device out of the machine is not to set an order, nor is to give it another name.
     """
-    if note.default is None or note.written is None:
-        return domain.order
-    set_since = domain.present(note.written) != domain.order
-    if set_since or note.default.kind != domain.kind:
-        return domain.order
-    return domain.present(note.default)
+    note = _kept(domain)
+    names = None
+    if note.written and note.default and note.default.kind == domain.kind:
+        names = renamed(note.written, domain.order, domain.names)
+    if names is None or note.default is None:
+        return replace(note, default=None, written=None, asked=None)
+    places = [(names.get(name, name), number) for name, number in note.default.places]
+    added = [place for place in domain.order.places if place[0] not in names.values()]
+    last = max((number for _, number in places), default=0)
+    places += [(name, last + number) for number, (name, _) in enumerate(added, 1)]
+    return replace(note, default=domain.present(Order(domain.kind, tuple(places))))
 
 
 def _rewritten(domain: Domain, order: Order, note: Note) -> str:
     domain.write(order)
+    return _noted(domain, note)
+
+
+def _noted(domain: Domain, note: Note) -> str:
     notes.write(domain.document, note)
     return domain.document.result()
