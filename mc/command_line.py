@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from mc import __version__, settings
@@ -56,7 +57,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"libvirt_mc: {printable(text)}", flush=True)
+    # Whoever reads it may have read enough.
+    with suppress(BrokenPipeError):
+        print(f"libvirt_mc: {printable(text)}", flush=True)
 
 
 def _complain(text: str) -> None:
@@ -71,18 +74,18 @@ def _command_line() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings to read")
+    parser.add_argument("--config", metavar="FILE", type=_path, help="settings to read")
     parser.add_argument("--connect", metavar="URI", help="libvirt to manage [qemu:///system]")
     parser.add_argument(
         "--listen", metavar="HOST:PORT", type=_address, help="where to serve [127.0.0.1:9001]"
     )
-    parser.add_argument("--users", metavar="FILE", type=Path, help="accounts, by htdigest")
-    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate, for HTTPS")
-    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="its private key")
+    parser.add_argument("--users", metavar="FILE", type=_path, help="accounts, by htdigest")
+    parser.add_argument("--tls-cert", metavar="FILE", type=_path, help="certificate, for HTTPS")
+    parser.add_argument("--tls-key", metavar="FILE", type=_path, help="its private key")
     parser.add_argument(
         "--backup-dir",
         metavar="DIR",
-        type=Path,
+        type=_path,
         help="where backups of XML go [/var/lib/libvirt_mc/backups]",
     )
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error [info]")
@@ -98,6 +101,13 @@ def _command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"libvirt_mc {__version__}")
     return parser
+
+
+def _path(text: str) -> Path:
+    """A path; an empty text, as of a variable that is not set, would be the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, and no path")
+    return Path(text)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from mc.boot.backup import Backups
 from mc.boot.control import BootControl
+from mc.boot.definitions import Definitions
 from mc.boot.reboots import RebootRule
+from mc.boot.starts import Starts
 from mc.boot.verbs import BootVerbs
 from mc.checks import FirstLook
 from mc.errors import words
@@ -18,7 +20,7 @@ from mc.settings import Settings
 from mc.supply import Supply
 from mc.turns import MachineTurns, Places
 from mc.users import Users
-from mc.virsh import DomainEvents, Virsh, check_binary
+from mc.virsh import Virsh, check_binary, domain_events, qemu_events
 from mc.watch import Watch
 from mc.web.access.accounts import Accounts
 from mc.web.access.attempts import Attempts
@@ -55,7 +57,9 @@ def run(settings: Settings) -> None:
     # One machine may take up half of the places at most: another one never waits for it.
     turns = MachineTurns(machines, settings.turn_seconds, max(1, settings.actions_at_once // 2))
     supply = Supply(machines, virsh)
-    boot = BootControl(virsh, supply, backups)
+    definitions = Definitions(virsh, backups)
+    boot = BootControl(virsh, definitions)
+    starts = Starts(virsh, supply, definitions)
     # The embedded hypervisor lives inside one virsh, and shows its events to no other.
     followed = not settings.uri.startswith("test:")
     watch = Watch(machines, followed=followed)
@@ -63,9 +67,9 @@ def run(settings: Settings) -> None:
         uri=settings.uri,
         virsh=virsh,
         machines=machines,
-        power=Power(machines, virsh, turns, supply, boot),
+        power=Power(machines, virsh, turns, supply, starts),
         boot=boot,
-        boot_verbs=BootVerbs(machines, virsh, turns, supply, boot),
+        boot_verbs=BootVerbs(machines, turns, supply, boot, starts),
         watch=watch,
         places=Places(settings.actions_at_once),
         health=Health(virsh, folder, Places(settings.probes_at_once, "health checks")),
@@ -89,23 +93,31 @@ def run(settings: Settings) -> None:
         parts.callback(first_look.close)
         first_look.start()
         if followed:
-            rule = RebootRule(machines, turns, boot)
+            rule = RebootRule(machines, turns, starts)
             parts.callback(rule.close)
 
+            qemu = qemu_events(
+                settings.virsh, settings.uri, on_event=rule.heard, on_end=rule.look_back
+            )
+
             def heard(kind: str, name: str) -> None:
-                if kind == "reboot":
+                if kind == "reboot" and not qemu.supported:
                     rule.rebooted(name)
                 watch.heard(kind, name)
 
-            events = DomainEvents(
+            events = domain_events(
                 settings.virsh, settings.uri, on_event=heard, on_end=watch.stream_ended
             )
-            parts.callback(events.close)
-            events.start()
+            for stream in (qemu, events):
+                parts.callback(stream.close)
+                stream.start()
+            rule.look_back()
         parts.callback(watch.close)
         watch.start()
-        # Closed first: whoever waits for libvirt then gives up.
+        # Whoever waits for libvirt then gives up.
         parts.callback(virsh.close)
+        # Closed first: what is broken off there would leave machines off.
+        parts.callback(starts.close)
         serve(
             settings,
             routes(controller, settings.authentication),

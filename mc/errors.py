@@ -118,6 +118,13 @@ class NotConfigurable(ControllerError):
     """Raised if what a machine boots next cannot be set at all."""
 
 
+class Transient(ControllerError):
+    """Raised if a machine would be gone for good once it is off, and so cannot be started again."""
+
+    def __init__(self) -> None:
+        super().__init__("the machine is transient, and would be gone once it is off")
+
+
 class NoPicture(ControllerError):
     """Raised if a machine's screen cannot be shown; says why."""
 

@@ -129,6 +129,15 @@ class Machines:
         """The machine that bears this name or UUID now."""
         return self._ask(self._dominfo, reference)
 
+    def named(self, name: str) -> FoundMachine:
+        """The machine that bears this name now; another machine's UUID may be spelled so."""
+        if not _LIKE_A_UUID.fullmatch(name):
+            return self.find(name)
+        for entry in self._virsh.list_all():
+            if entry.name == name:
+                return self.find(entry.uuid)
+        raise NoSuchMachine(name)
+
     def status(self, reference: str) -> Status:
         """The state of one machine: the cheapest thing to ask for."""
         return self._ask(self._domstate, reference)

@@ -1,8 +1,9 @@
 """Performing the power verbs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from mc.boot.control import BootControl
+from mc.boot.starts import Starts
 from mc.errors import NoSuchMachine, Refused, WrongState
 from mc.machines import OFF, FoundMachine, Machine, Machines, Status
 from mc.progress import Progress
@@ -19,12 +20,20 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """A machine after a verb: `changed` if a command was given, `status` as libvirt says now."""
+    """A machine after a verb: the virsh commands given, `status` as libvirt says now."""
 
     machine: Machine
     verb: str
-    changed: bool
+    done: tuple[str, ...]
     status: Status
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.done)
+
+
+Step = Callable[[FoundMachine, list[str]], object]
+"""Takes a step on a machine, and adds the commands given to a list."""
 
 
 class Power:
@@ -36,20 +45,22 @@ class Power:
         virsh: Virsh,
         turns: MachineTurns,
         supply: Supply,
-        boot: BootControl,
+        starts: Starts,
     ) -> None:
         self._machines = machines
         self._turns = turns
         self._supply = supply
-        self._steps = {
-            "start": boot.start,
-            "resume": virsh.resume,
-            "dompmwakeup": virsh.dompmwakeup,
-            "shutdown": virsh.shutdown,
-            "reboot": virsh.reboot,
-            "reset": boot.reset,
+        self._starts = starts
+        self._steps: dict[str, Step] = {
+            "start": lambda machine, done: starts.start(machine.uuid, done),
+            "restart": starts.restart,
+            "shutdown": starts.shutdown,
+            "reboot": starts.reboot,
+            "reset": starts.reset,
             "destroy": supply.cut,
-            "inject-nmi": virsh.inject_nmi,
+            "resume": _step(virsh.resume, "resume"),
+            "dompmwakeup": _step(virsh.dompmwakeup, "dompmwakeup"),
+            "inject-nmi": _step(virsh.inject_nmi, "inject-nmi"),
         }
 
     def perform(
@@ -70,22 +81,25 @@ class Power:
                 self._supply.wait_until_off(machine, wait)
             if force and machine.id is not None:
                 with self._turns.turn(machine.uuid):
-                    done += self._supply.cut_unless_off_since(machine)
-            return Outcome(machine, verb, bool(done), self._status_after(machine.uuid, done))
+                    self._supply.cut(machine, done)
+            return Outcome(machine, verb, tuple(done), self._status_after(machine.uuid, done))
 
     def _carry_out(self, verb: str, machine: FoundMachine, force: bool, done: list[str]) -> None:
         """Give the commands of the plan; decide anew if the machine moved under our hands."""
         for attempts_left in reversed(range(_TRIES)):
             before, plan = self._decide(verb, machine, force)
+            if (machine.id is None) != (before == Condition.OFF):
+                machine = self._machines.find(machine.uuid)
             try:
-                for step in plan:
-                    self._steps[step](machine.uuid)
-                    done.append(step)
+                with self._starts.whole():
+                    for step in plan:
+                        self._steps[step](machine, done)
                 return
             except Refused:
                 moved = condition(self._machines.status(machine.uuid)) != before
                 if done or not moved or not attempts_left:
                     raise
+                machine = self._machines.find(machine.uuid)
 
     def _decide(
         self, verb: str, machine: FoundMachine, force: bool
@@ -118,3 +132,13 @@ class Power:
             if "destroy" not in done and "shutdown" not in done:
                 raise
             return Status(OFF, "transient")
+
+
+def _step(command: Callable[[str], None], name: str) -> Step:
+    """A step that is one command."""
+
+    def take(machine: FoundMachine, done: list[str]) -> None:
+        command(machine.uuid)
+        done.append(name)
+
+    return take

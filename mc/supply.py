@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mc.errors import NoSuchMachine, Refused, Stopping, Unavailable
-from mc.machines import Machine, Machines
+from mc.errors import NoSuchMachine, Refused, Stopping, Transient, Unavailable
+from mc.machines import FoundMachine, Machine, Machines
 from mc.virsh import Virsh
 
 # Seconds between two looks at a machine that one waits for.
@@ -15,27 +15,51 @@ T = TypeVar("T")
 
 
 class Supply:
-    """The power supply of every machine."""
+    """The power supply of every machine.
+
+    A run of a machine is one life of its hypervisor process; libvirt numbers them. Power is cut by
+    that number: whatever others do meanwhile, no later run is hit.
+    """
 
     def __init__(self, machines: Machines, virsh: Virsh) -> None:
         self._machines = machines
         self._virsh = virsh
 
-    def cut(self, uuid: str) -> None:
-        """Power off, after a chance to flush the disks where the hypervisor takes it."""
-        number = self.number(uuid)
-        try:
-            self._virsh.destroy(uuid, graceful=True)
-        except Refused:
-            if number is not None and self.number(uuid) == number:
-                self._virsh.destroy(uuid)
+    def cut(self, machine: Machine, done: list[str]) -> bool:
+        """Power off, after a chance to flush the disks where the hypervisor takes it.
 
-    def cut_unless_off_since(self, machine: Machine) -> list[str]:
-        """Power off unless the machine has been off since it was looked up; the steps done."""
-        if self.number(machine.uuid) != machine.id:
-            return []
-        self.cut(machine.uuid)
-        return ["destroy"]
+        Whether it was this that has ended the run in which the machine was looked up: False if that
+        was over already. The step is added to `done`.
+        """
+        if machine.id is None:
+            return False
+        try:
+            self._virsh.destroy(machine.id, graceful=True)
+        except Refused:
+            if self.number(machine.uuid) != machine.id:
+                return False
+            self._virsh.destroy(machine.id)
+        done.append("destroy")
+        return True
+
+    def cut_to_start(self, machine: Machine, done: list[str]) -> bool:
+        """`cut` a machine that is to be started after it.
+
+        Raises `Transient` if there would be nothing left to start: it may have been undefined since
+        it was looked up.
+        """
+        return self.startable(machine.uuid).id == machine.id and self.cut(machine, done)
+
+    def startable(self, uuid: str) -> FoundMachine:
+        """The machine as it is now, if something is left of it once it is off; else `Transient`.
+
+        libvirt keeps the next configuration of a running machine that was undefined, and gives it
+        up with the run.
+        """
+        machine = self._machines.find(uuid)
+        if not machine.persistent:
+            raise Transient
+        return machine
 
     def wait_until_off(self, machine: Machine, seconds: float) -> None:
         """Return when the machine has been off, also if someone started it again since.

@@ -49,7 +49,7 @@ class Refusal:
 
 
 Plan = tuple[str, ...] | Refusal
-"""The virsh commands to give; none if the goal holds already."""
+"""The steps to take, each named as virsh's command if it is one; none if the goal holds already."""
 
 # What the table is made of. Off and on stands where a reset would leave the machine stopped
 # (crashed, I/O error) or wedge it (suspended).
@@ -61,7 +61,7 @@ ASK: Plan = ("shutdown",)
 REBOOT: Plan = ("reboot",)
 RESET: Plan = ("reset",)
 CUT: Plan = ("destroy",)
-CYCLE: Plan = ("destroy", "start")
+CYCLE: Plan = ("restart",)
 NMI: Plan = ("inject-nmi",)
 IS_OFF = Refusal("power_on starts it")
 DEAF = Refusal("its guest cannot be asked; power_on wakes it, force_off cuts its power")

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -89,12 +88,7 @@ def boot_elements(xml: str) -> list[str]:
 
 def event_stream(daemon: Daemon) -> int | None:
     """Id of the virsh that tells the daemon of reboots."""
-    for pid in daemon.children():
-        # One that has ended meanwhile is not it.
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if b"event" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                return pid
-    return None
+    return daemon.stream("qemu-monitor-event")
 
 
 def wait_for_reboot_rule(daemon: Daemon, define: Define) -> None:
@@ -116,3 +110,37 @@ def wait_for_reboot_rule(daemon: Daemon, define: Define) -> None:
 def kill(pid: int | None) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
+
+
+def lifecycle(machine: Machine, event: str, action: str) -> None:
+    """Set what libvirt does at it: `lifecycle(machine, "on_reboot", "destroy")`."""
+    changed = re.sub(f"<{event}>.*?</{event}>", f"<{event}>{action}</{event}>", machine.xml())
+    assert changed != machine.xml()
+    machine.redefine(changed)
+
+
+def booted_once(daemon: Daemon, machine: Machine) -> None:
+    """The machine runs by a one-time boot from the network."""
+    boot(daemon, machine, "pxeboot", once="true")
+    until(lambda: machine.booted, PATIENCE, "network boot", lambda boots: boots[-1:] == ["network"])
+    assert get_boot(daemon, machine)["running_once"] == "pxe"
+
+
+def ended_unseen(daemon: Daemon, machine: Machine, first: str) -> None:
+    """It is off, everybody is told why, and it boots by its order once the controller starts it."""
+    machine.wait_for_state("shut off")
+    status = get_boot(daemon, machine)
+    assert (status["ended_once"], status["running_once"], status["once"]) == ("pxe", None, None)
+    assert (status["order"], status["pending"]) == (["disk:hda"], False)
+    until(
+        daemon.log,
+        PATIENCE,
+        "line in the log",
+        lambda log: re.search(
+            rf"one-time boot \(pxe\) has ended while .* uuid={machine.uuid}", log
+        ),
+    )
+    boot(daemon, machine, "power_on")
+    machine.wait_for_boots("network", "disk")
+    assert get_boot(daemon, machine)["ended_once"] is None
+    assert machine.xml() == first

@@ -18,6 +18,11 @@ PROGRAM = Path(__file__).parent.parent / "libvirt_mc.py"
 _PATIENCE = 30.0
 
 
+def destroy(number: int, *, graceful: bool = False) -> str:
+    """How the log shows that virsh was told to end the run of this number, and no other."""
+    return f"destroy --domain {number:0256}" + " --graceful" * graceful
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP response; header names are in lower case."""
@@ -96,6 +101,15 @@ class Daemon:
             with suppress(FileNotFoundError):
                 pids += [int(pid) for pid in file.read_text().split()]
         return pids
+
+    def stream(self, command: str) -> int | None:
+        """The id of the virsh that follows events: `event`, or `qemu-monitor-event` for QEMU's."""
+        for pid in self.children():
+            # One that has ended meanwhile is not it.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if command.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+        return None
 
     def request(
         self,

@@ -43,6 +43,11 @@ def hypervisor(file: Path, machines: Iterable[tuple[str, str]], devices: str = "
     return f"test://{file}"
 
 
+def number_of(virsh: Virsh, machine: str) -> int:
+    """libvirt's number of the run of a machine, which is on."""
+    return int(virsh.dominfo(machine)["Id"])
+
+
 def open_virsh(
     uri: str,
     *,

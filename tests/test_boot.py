@@ -21,6 +21,7 @@ from tests.booting import (
     set_boot,
 )
 from tests.daemon import Answer, Daemon
+from tests.domains import without_note
 from tests.lab import Cdrom, Key, Laboratory, Machine, Nic, until
 
 
@@ -138,14 +139,21 @@ def test_order_that_is_right_already_is_only_booted(
     lab: Laboratory, machine: Machine, tmp_path: Path
 ) -> None:
     with Daemon("--connect", lab.uri, "--backup-dir", str(tmp_path / "new")) as other:
-        for verb in ("diskboot", "defaultboot"):
-            before = machine.xml()
+        first = machine.xml()
+        for verb, asked, steps in [
+            ("defaultboot", None, ["start"]),
+            ("diskboot", "disk", ["define", "start"]),
+            ("diskboot", "disk", ["start"]),
+            ("defaultboot", None, ["define", "start"]),
+        ]:
             with commands(other) as given:
                 boot(other, machine, verb)
-            assert given == ["start"]
-            assert machine.xml() == before
+            assert given == steps
+            assert get_boot(other, machine)["device"] == asked
+            assert without_note(machine.xml()) == first
             machine.wait_for_boot(1)
             machine.destroy()
+        assert machine.xml() == first
     assert not (tmp_path / "new").exists()
 
 

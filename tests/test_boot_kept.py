@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mc.boot import order
 from tests.booting import (
     BAD_REQUEST,
     CONFLICT,
@@ -133,7 +134,24 @@ def test_one_time_boot_is_backed_up_too(define: Define, daemon: Daemon, backups:
         boot(daemon, machine, "pxeboot", once="true")
     assert given == ["define", "define", "create"]
     saved = [file.read_text("utf-8") for file in backups_of(backups, machine)]
-    assert (len(saved), saved[0]) == (2, first)
+    assert saved == [first]
+
+
+def test_no_backup_holds_a_mark(define: Define, daemon: Daemon, backups: Path) -> None:
+    """One that is taken back must not boot the network again."""
+    machine = define()
+    first = machine.xml()
+    set_boot(daemon, machine, "pxe", once=True)
+    set_boot(daemon, machine, "disk", once=True)
+    set_boot(daemon, machine, "pxe")
+    boot(daemon, machine, "pxeboot", once="true")
+    set_boot(daemon, machine, "disk")
+    saved = [file.read_text("utf-8") for file in backups_of(backups, machine)]
+    assert len(saved) == 5
+    assert saved[:3] == [first] * 3
+    for text in saved:
+        marks = (order.read(text).once, order.read(text).begun)
+        assert (marks, order.read(text).running) == ((None, None), None)
 
 
 @pytest.fixture
@@ -175,14 +193,19 @@ def test_no_backup_and_the_saved_image_stays(define: Define, blocked: Daemon) ->
     assert re.search(r"Managed save: +yes\n", machine.virsh("dominfo"))
 
 
-def test_mark_is_kept_if_no_backup_can_be_written(
+def test_one_time_boot_that_is_set_needs_no_backup_to_begin_or_to_be_taken_back(
     define: Define, daemon: Daemon, blocked: Daemon
 ) -> None:
     machine = define()
+    first = machine.xml()
     set_boot(daemon, machine, "pxe", once=True)
-    marked = machine.xml()
-    not_written(blocked.act(machine.name, "power_on"))
-    assert (machine.xml(), machine.state()) == (marked, "shut off")
+    boot(blocked, machine, "power_on")
+    machine.wait_for_boots("network")
+    set_boot(daemon, machine, "pxe", once=True)
+    set_boot(blocked, machine, "none")
+    boot(blocked, machine, "power_cycle")
+    machine.wait_for_boots("network", "disk")
+    assert machine.xml() == first
 
 
 # Refusals: nothing is done at all.

@@ -22,6 +22,7 @@ from tests.booting import (
     wait_for_reboot_rule,
 )
 from tests.daemon import Daemon
+from tests.domains import without_note
 from tests.lab import Key, Laboratory, Machine, until
 
 
@@ -53,6 +54,7 @@ def over(daemon: Daemon, machine: Machine, first: str) -> None:
     """The machine runs by its order; nothing is left of the one-time boot, nor in its XML."""
     status = get_boot(daemon, machine)
     assert (status["pending"], status["once"]) == (False, None)
+    assert (status["running_once"], status["ended_once"]) == (None, None)
     assert machine.xml() == first
 
 
@@ -60,9 +62,10 @@ def test_off_machine_boots_once_then_by_its_order(machine: Machine, daemon: Daem
     first = machine.xml()
     boot(daemon, machine, "pxeboot", once="true")
     machine.wait_for_boots("network")
-    assert machine.xml() == first
+    assert without_note(machine.xml()) == first
     status = get_boot(daemon, machine)
     assert (status["order"], status["pending"], status["once"]) == (["disk:hda"], True, None)
+    assert (status["running_once"], status["ended_once"]) == ("pxe", None)
     machine.press(Key.REBOOT)
     machine.wait_for_reboot_into("network", "disk")
     over(daemon, machine, first)
@@ -176,6 +179,8 @@ def test_order_set_for_good_clears_the_mark(define: Define, daemon: Daemon) -> N
     set_boot(daemon, machine, "pxe", once=True)
     assert machine.xml() != first
     set_boot(daemon, machine, "disk")
+    assert get_boot(daemon, machine)["device"] == "disk"
+    assert put_boot(daemon, machine, device="default").status == OK
     over(daemon, machine, first)
     boot(daemon, machine, "power_on")
     machine.wait_for_boots("disk")

@@ -27,6 +27,16 @@ MAC = "52:54:00:aa:00:01"
 DISK, NETWORK, CDROM = "disk:vda", f"network:{MAC}", "cdrom:sda"
 FOUND = [CDROM, DISK, NETWORK]
 """The order of the machines in these tests, as they are found."""
+UNSET: dict[str, Any] = {
+    "order": FOUND,
+    "pending": False,
+    "device": None,
+    "once": None,
+    "running_once": None,
+    "ended_once": None,
+    "default": FOUND,
+}
+"""What boots one of which nothing has been asked."""
 
 # What each device makes of that order.
 ORDERS = {
@@ -121,8 +131,11 @@ HOSTILE = [
     "vm.xml.20260101T000000.000000Z.backup",
     "ü" * 60,
 ]
-# libvirt runs a machine of this name, but its schema (`define --validate`) has no place for it.
+# libvirt runs a machine of this name, but takes its own XML of it for that of another name.
 INVALID = "cr\rhere"
+# libvirt has machines with such an interface, which its schema (`virsh define --validate`) refuses.
+BEYOND = "beyond"
+BEYOND_XML = "<interface type='user'><target dev='a b'/></interface>"
 
 
 def name_of(*parts: object) -> str:
@@ -145,9 +158,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, backups: Path) -> Iterator[
         for name, (_, _, os, devices) in REFUSING.items()
     ]
     domains += [machine(name) for name in HOSTILE]
-    domains += [machine(f"spare-{number}") for number in range(4)]
+    domains += [machine(f"spare-{number}") for number in range(5)]
     domains += [machine(f"off-{number}", "shut off") for number in range(4)]
-    domains += [machine("vm"), machine(INVALID)]
+    domains += [machine("vm"), machine(INVALID), machine(BEYOND, more=BEYOND_XML)]
     file = tmp_path_factory.mktemp("boot-service") / "machines.xml"
     uri = hypervisor(file, domains)
     with Daemon("--connect", uri, "--backup-dir", str(backups)) as daemon:
@@ -168,6 +181,11 @@ def put(daemon: Daemon, name: str, body: bytes | None = None, **members: object)
     """PUT boot with a body, or with these members as JSON."""
     content = json.dumps(members).encode() if members else body
     return daemon.request("PUT", boot_url(name), content)
+
+
+def kept(backups: Path, name: str) -> int:
+    """How many backups of this machine there are."""
+    return sum(path.name.startswith(file_stem(name)) for path in backups.glob("*"))
 
 
 def steps(daemon: Daemon, before: int) -> list[str]:
@@ -200,37 +218,46 @@ def test_every_device_and_boot_verb_stands_in_the_tables() -> None:
 
 @pytest.mark.parametrize(("kind", "device", "once", "state"), SETTINGS)
 def test_put_sets_what_get_tells(
-    daemon: Daemon, kind: str, device: str, once: bool, state: str
+    daemon: Daemon, backups: Path, kind: str, device: str, once: bool, state: str
 ) -> None:
     name = name_of(kind, device, once, state)
-    found = {"order": FOUND, "pending": False, "once": None, "default": FOUND}
-    assert boot(daemon, name) == found
+    assert boot(daemon, name) == UNSET
     after = ORDERS[device]
     if once:
-        expected = found | {"once": device}
+        expected = UNSET | {"once": device}
     else:
-        expected = found | {"order": after, "pending": state == "running" and after != FOUND}
+        expected = UNSET | {"order": after, "pending": state == "running" and after != FOUND}
+        expected["device"] = None if device == "default" else device
+    # That an order was right already is remembered, and changes nothing.
+    writes = expected != UNSET
+    changes = once or after != FOUND
     before = len(daemon.virsh_commands())
     answer = put(daemon, name, device=device, once=once)
     assert answer.status == OK, answer
     assert answer.headers["content-type"] == "application/json"
     uuid = uuid_of(SETTINGS.index((kind, device, once, state)))
     identity = {"machine": name, "uuid": uuid}
-    changes = expected != found
     assert answer.json == identity | {"changed": changes} | expected
     assert boot(daemon, name) == expected
-    assert steps(daemon, before) == ["define"] * changes
+    assert steps(daemon, before) == ["define"] * writes
+    assert kept(backups, name) == changes
     assert daemon.status(name)["state"] == state
     again = put(daemon, name, device=device, once=once)
     assert again.json == identity | {"changed": False} | expected
-    assert steps(daemon, before) == ["define"] * changes
+    assert steps(daemon, before) == ["define"] * writes
+    assert kept(backups, name) == changes
     undone = put(daemon, name, device="default")
-    assert undone.json == identity | {"changed": changes} | found
+    assert undone.json == identity | {"changed": changes} | UNSET
+    assert steps(daemon, before) == ["define"] * 2 * writes
+    # A mark is taken back without a backup: there is one of what was before it.
+    assert kept(backups, name) == changes + (changes and not once)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(("verb", "state", "once"), CELLS)
-def test_boot_verb_in_state(daemon: Daemon, verb: str, state: str, once: bool, method: str) -> None:
+def test_boot_verb_in_state(
+    daemon: Daemon, backups: Path, verb: str, state: str, once: bool, method: str
+) -> None:
     name = name_of(method, verb, state, once)
     before = len(daemon.virsh_commands())
     if method == "GET":
@@ -249,15 +276,20 @@ def test_boot_verb_in_state(daemon: Daemon, verb: str, state: str, once: bool, m
         "power": "on",
         "reason": "booted",
     }
-    differs = ORDERS[VERBS[verb]] != FOUND
-    start = ["define", "create"] if once else ["start"]
-    assert steps(daemon, before) == ["define"] * (once or differs) + TO_OFF[state] + start
-    assert boot(daemon, name) == {
-        "order": FOUND if once else ORDERS[VERBS[verb]],
-        "pending": once and differs,
-        "once": None,
-        "default": FOUND,
-    }
+    device = VERBS[verb]
+    differs = ORDERS[device] != FOUND
+    # Whatever can fail is done before the power is cut.
+    off = (
+        TO_OFF[state] + ["define"] if TO_OFF[state] == ["shutdown"] else ["define", *TO_OFF[state]]
+    )
+    start = [*off, "create"] if once else [*TO_OFF[state], "start"]
+    assert steps(daemon, before) == ["define"] * (once or differs) + start
+    if once:
+        told = {"pending": differs, "running_once": device}
+    else:
+        told = {"order": ORDERS[device], "device": None if device == "default" else device}
+    assert boot(daemon, name) == UNSET | told
+    assert kept(backups, name) == (once or differs)
 
 
 def test_order_that_is_right_already_is_not_written_again(daemon: Daemon, backups: Path) -> None:
@@ -271,16 +303,45 @@ def test_order_that_is_right_already_is_not_written_again(daemon: Daemon, backup
     assert sorted(backups.iterdir()) == files
 
 
-def test_mark_for_one_boot_is_used_by_whoever_starts_the_machine(daemon: Daemon) -> None:
+def test_mark_for_one_boot_is_used_by_whoever_starts_the_machine(
+    daemon: Daemon, backups: Path
+) -> None:
     put(daemon, "off-1", device="pxe", once=True)
     before = len(daemon.virsh_commands())
     assert daemon.act("off-1", "power_on").json["state"] == "running"
     assert steps(daemon, before) == ["define", "create"]
-    expected = {"order": FOUND, "pending": True, "once": None, "default": FOUND}
-    assert boot(daemon, "off-1") == expected
+    assert boot(daemon, "off-1") == UNSET | {"pending": True, "running_once": "pxe"}
     assert daemon.act("off-1", "power_cycle").json["state"] == "running"
     assert steps(daemon, before) == ["define", "create", "destroy", "start"]
-    assert boot(daemon, "off-1") == expected | {"pending": False}
+    assert boot(daemon, "off-1") == UNSET
+    assert kept(backups, "off-1") == 1
+
+
+def test_end_that_nobody_can_tell_is_not_told(daemon: Daemon) -> None:
+    """The embedded hypervisor tells nobody how a run has ended."""
+    put(daemon, "off-3", device="default")
+    daemon.act("off-3", "force_off")
+    put(daemon, "off-3", device="pxe", once=True)
+    assert daemon.act("off-3", "power_on").json["state"] == "running"
+    assert boot(daemon, "off-3") == UNSET | {"pending": True, "running_once": "pxe"}
+    assert daemon.act("off-3", "power_off").json["state"] == "shut off"
+    assert boot(daemon, "off-3") == UNSET
+
+
+def test_order_that_is_right_already_is_remembered_as_asked_for(
+    daemon: Daemon, backups: Path
+) -> None:
+    """Without a backup: nothing changes that is the administrator's."""
+    before = len(daemon.virsh_commands())
+    answer = put(daemon, "spare-4", device="cdrom").json
+    assert (answer["changed"], answer["device"], answer["order"]) == (False, "cdrom", FOUND)
+    assert steps(daemon, before) == ["define"]
+    assert last_action(daemon).split(" outcome=")[1].startswith('"unchanged, cdrom"')
+    verb = daemon.act("spare-4", "defaultboot", "?grace=0").json
+    assert (verb["changed"], verb["state"]) == (True, "running")
+    assert steps(daemon, before) == ["define", "define", "destroy", "start"]
+    assert boot(daemon, "spare-4") == UNSET
+    assert kept(backups, "spare-4") == 0
 
 
 def test_setting_an_order_takes_the_mark_away(daemon: Daemon) -> None:
@@ -342,8 +403,7 @@ def test_boot_order_of_a_machine_by_its_uuid(daemon: Daemon) -> None:
 def untouched(daemon: Daemon, before: int, name: str = "vm") -> None:
     """No command has acted, and the machine runs in the order that it was found with."""
     assert steps(daemon, before) == []
-    found = {"order": FOUND, "pending": False, "once": None, "default": FOUND}
-    assert (daemon.status(name)["state"], boot(daemon, name)) == ("running", found)
+    assert (daemon.status(name)["state"], boot(daemon, name)) == ("running", UNSET)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -494,7 +554,8 @@ def test_hostile_name_is_only_a_name(daemon: Daemon, backups: Path, name: str) -
     booted = daemon.act(name, "diskboot", "?grace=0&once=true")
     assert (booted.status, booted.json["machine"], booted.json["uuid"]) == (OK, name, uuid)
     own = [path for path in backups.iterdir() if path.name.startswith(file_stem(name))]
-    assert len(own) == 3
+    # One for the order, one for the mark: what begins then needs none.
+    assert len(own) == 2
     assert all(uuid in path.read_text("utf-8") for path in own)
     assert list(backups.parent.iterdir()) == [backups]
 
@@ -502,10 +563,24 @@ def test_hostile_name_is_only_a_name(daemon: Daemon, backups: Path, name: str) -
 def test_libvirts_own_refusal_is_told_in_its_words(daemon: Daemon) -> None:
     before = len(daemon.virsh_commands())
     members = problem(put(daemon, INVALID, device="pxe"), CONFLICT)
-    assert "failed to validate" in members["detail"]
+    assert "invalid char in name" in members["detail"]
+    assert "/dev/fd" not in members["detail"]
     problem(daemon.act(INVALID, "pxeboot"), CONFLICT)
     assert steps(daemon, before) == ["define", "define"]
     untouched(daemon, len(daemon.virsh_commands()), INVALID)
+
+
+def test_machine_beyond_libvirts_schema_is_one_like_any(daemon: Daemon, backups: Path) -> None:
+    """What libvirt itself keeps it takes back from us."""
+    before = len(daemon.virsh_commands())
+    answer = put(daemon, BEYOND, device="pxe")
+    assert answer.status == OK, answer
+    pending = {"order": ORDERS["pxe"], "pending": True, "device": "pxe"}
+    assert boot(daemon, BEYOND) == UNSET | pending
+    assert daemon.act(BEYOND, "diskboot", "?grace=0&once=true").json["state"] == "running"
+    assert steps(daemon, before) == ["define", "define", "define", "destroy", "create"]
+    assert boot(daemon, BEYOND) == UNSET | pending | {"running_once": "disk"}
+    assert kept(backups, BEYOND) == 2
 
 
 # What is kept, and what is told.
@@ -521,7 +596,8 @@ def configured(tmp_path: Path, *lines: str) -> str:
     return str(settings)
 
 
-def test_one_backup_for_each_define_with_the_xml_before_it(tmp_path: Path) -> None:
+def test_one_backup_for_each_change_with_the_xml_before_it(tmp_path: Path) -> None:
+    """But for what is the controller's own: marks are in none, and need none to be used."""
     folder = tmp_path / "state" / "backups"
     graphics = f"<graphics type='vnc' passwd='{HIDDEN_WORD}'/>"
     uri = lone(tmp_path, machine("vm", "shut off", more=graphics))
@@ -536,16 +612,34 @@ def test_one_backup_for_each_define_with_the_xml_before_it(tmp_path: Path) -> No
         for device in ("pxe", "disk", "default", "pxe"):
             put(daemon, "vm", device=device)
             expected.append(order.with_order(expected[-1], device))
-        put(daemon, "vm", device="disk", once=True)
-        # The last order is seen in no backup yet, the mark in one that is taken to remove it.
-        expected.append(order.with_once(expected[-1], "disk"))
+        defines = steps(daemon, 0).count("define")
+        assert defines == len(list(folder.iterdir())) == len(expected) - 1
+        # The last order is seen in no backup yet: the one of it is taken when a mark is set.
+        for device, once, backups in (
+            ("disk", True, 1),
+            ("cdrom", True, 1),
+            ("cdrom", True, 0),
+            ("none", True, 0),
+            ("disk", True, 1),
+            ("pxe", False, 0),
+            ("disk", True, 1),
+        ):
+            files = len(list(folder.iterdir()))
+            put(daemon, "vm", device=device, once=once)
+            assert len(list(folder.iterdir())) == files + backups
         daemon.act("vm", "power_cycle")
-        files = sorted(folder.iterdir())
-        assert [path.read_text("utf-8").rstrip("\n") for path in files] == expected
-        assert steps(daemon, 0).count("define") == len(files)
+        assert boot(daemon, "vm")["running_once"] == "disk"
+        assert len(list(folder.iterdir())) == files + 1
+        put(daemon, "vm", device="disk")
+        files_now = sorted(folder.iterdir())
+        # Three marks after the first, and an order while a one-time boot runs.
+        expected += [expected[-1]] * 4
+        assert [path.read_text("utf-8").rstrip("\n") for path in files_now] == expected
+        assert not [word for word in ("once=", "begun=") if word in "".join(expected)]
+        assert steps(daemon, 0).count("define") == defines + 8
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-    assert all(path.name.startswith("vm.xml.") and path.suffix == ".backup" for path in files)
+    assert {path.stat().st_mode & 0o777 for path in files_now} == {0o600}
+    assert all(path.name.startswith("vm.xml.") and path.suffix == ".backup" for path in files_now)
 
 
 def test_secrets_and_xml_are_kept_and_never_told(tmp_path: Path) -> None:
@@ -608,21 +702,29 @@ def test_backup_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     assert blocked.read_text() == "in the way"
 
 
-def test_mark_stays_when_no_backup_can_be_written_at_the_start(tmp_path: Path) -> None:
+def test_mark_alone_needs_a_backup_and_neither_its_boot_nor_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     uri = lone(tmp_path, machine("vm", "shut off"))
     with Daemon("--connect", uri, "--backup-dir", str(folder)) as daemon:
         put(daemon, "vm", device="pxe", once=True)
         folder.rename(tmp_path / "away")
         folder.write_text("in the way")
-        for verb in ("power_on", "cyclepower"):
-            problem(daemon.act("vm", verb), INSUFFICIENT_STORAGE)
+        for device in ("disk", "default"):
+            problem(put(daemon, "vm", device=device, once=True), INSUFFICIENT_STORAGE)
+            problem(daemon.act("vm", "diskboot", "?once=true"), INSUFFICIENT_STORAGE)
             assert daemon.status("vm")["state"] == "shut off"
-            assert boot(daemon, "vm")["once"] == "pxe"
+            assert boot(daemon, "vm") == UNSET | {"once": "pxe"}
+        for _ in range(2):
+            assert daemon.act("vm", "power_on").json["state"] == "running"
+            assert daemon.act("vm", "force_off").json["state"] == "shut off"
+        assert boot(daemon, "vm") == UNSET
         folder.unlink()
-        assert daemon.act("vm", "power_on").json["state"] == "running"
-        assert boot(daemon, "vm")["once"] is None
-        assert len(list(folder.iterdir())) == 1
+        put(daemon, "vm", device="pxe", once=True)
+        folder.rename(tmp_path / "away again")
+        folder.write_text("in the way")
+        assert put(daemon, "vm", device="none").json["changed"] is True
+        assert boot(daemon, "vm") == UNSET
+    assert folder.read_text() == "in the way"
 
 
 def test_every_boot_action_is_logged_in_one_line(tmp_path: Path) -> None:
@@ -698,9 +800,4 @@ def test_demo_machines_tell_what_they_boot() -> None:
         names = {one["name"] for one in daemon.get("/service/machines").json}
         assert names == set(expected)
         for name, labels in expected.items():
-            assert boot(daemon, name) == {
-                "order": labels,
-                "pending": False,
-                "once": None,
-                "default": labels,
-            }
+            assert boot(daemon, name) == UNSET | {"order": labels, "default": labels}

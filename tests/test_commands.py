@@ -20,7 +20,8 @@ from mc.errors import ConnectionLost, NoAnswer, Refused, Stopping, Unreachable
 from mc.virsh import Virsh
 from mc.virsh.commands import Listed
 from mc.virsh.pool import SessionCounts
-from tests.hypervisor import STATES, hypervisor, open_virsh, uuid_of
+from tests.daemon import destroy
+from tests.hypervisor import STATES, hypervisor, number_of, open_virsh, uuid_of
 from tests.lab import Laboratory, processes
 from tests.lab.waiting import until
 
@@ -66,11 +67,11 @@ def unread(pid: int) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
-def kill_during(pid: int, command: Callable[[str], object]) -> object:
-    """What a command on the machine `test` returns, whose virsh is killed meanwhile."""
+def kill_during(pid: int, command: Callable[[], object]) -> object:
+    """What a command returns whose virsh is killed meanwhile."""
     processes.freeze(pid)
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(command, "test")
+        future = thread.submit(command)
         until(lambda: unread(pid), 30, "command in the pipe")
         os.kill(pid, signal.SIGKILL)
         return future.result(30)
@@ -78,7 +79,7 @@ def kill_during(pid: int, command: Callable[[str], object]) -> object:
 
 def test_one_session_serves_everything(virsh: Virsh, before: set[int]) -> None:
     """The state of the embedded hypervisor lives in its connection."""
-    virsh.destroy("test")
+    virsh.destroy(number_of(virsh, "test"))
     assert virsh.domstate("test") == ("shut off", "destroyed")
     assert virsh.domstats() == {"test": 5}
     assert virsh.dominfo("test")["State"] == "shut off"
@@ -102,7 +103,7 @@ def test_the_one_session_serves_threads_in_turn(virsh: Virsh, before: set[int]) 
     ["nobody", "", "--help", "error: x", "error: Disconnected from x", "\udca3start test #"],
 )
 def test_refused_command_leaves_the_one_session_alone(virsh: Virsh, name: str) -> None:
-    virsh.destroy("test")
+    virsh.destroy(number_of(virsh, "test"))
     with pytest.raises(Refused):
         virsh.domstate(name)
     with pytest.raises(Refused):
@@ -127,7 +128,7 @@ def test_nothing_is_started_before_it_is_needed(before: set[int]) -> None:
 def test_read_whose_connection_is_lost_is_repeated(virsh: Virsh, before: set[int]) -> None:
     virsh.domstate("test")
     pid = only_child(before)
-    assert kill_during(pid, virsh.domstate) == ("running", "unknown")
+    assert kill_during(pid, lambda: virsh.domstate("test")) == ("running", "unknown")
     assert only_child(before) != pid
 
 
@@ -143,7 +144,7 @@ def test_action_whose_connection_is_lost_is_not_repeated(
     caplog.set_level(logging.DEBUG, "mc.virsh.commands")
     virsh.domstate("test")
     with pytest.raises(ConnectionLost) as caught:
-        kill_during(only_child(before), virsh.destroy)
+        kill_during(only_child(before), lambda: virsh.destroy(1))
     assert caught.value.unknown
     assert sum("destroy" in message for message in caplog.messages) == 1
     assert virsh.domstate("test") == ("running", "unknown")
@@ -162,10 +163,8 @@ def test_action_has_its_own_deadline(before: set[int]) -> None:
     with closing(open_virsh("test:///default", read=3600, act=0.5)) as virsh:
         virsh.domstate("test")
         processes.freeze(only_child(before))
-        with pytest.raises(
-            NoAnswer, match="did not answer 'destroy --domain test' in time"
-        ) as caught:
-            virsh.destroy("test")
+        with pytest.raises(NoAnswer, match=f"did not answer '{destroy(1)}' in time") as caught:
+            virsh.destroy(1)
         assert caught.value.unknown
 
 
@@ -216,8 +215,6 @@ def test_hypervisor_without_machines_has_none(tmp_path: Path) -> None:
         ("resume", "paused", ("running", "unpaused")),
         ("shutdown", "running", ("shut off", "shutdown")),
         ("reboot", "running", ("running", "booted")),
-        ("destroy", "running", ("shut off", "destroyed")),
-        ("destroy", "crashed", ("shut off", "destroyed")),
     ],
 )
 def test_action_does_what_its_name_says(
@@ -227,9 +224,48 @@ def test_action_does_what_its_name_says(
     assert states.domstate(before_it) == after_it
 
 
-def test_graceful_destroy_powers_off(states: Virsh) -> None:
-    states.destroy(uuid_of(0), graceful=True)
-    assert states.domstate("running") == ("shut off", "destroyed")
+@pytest.mark.parametrize("state", ["running", "paused", "crashed"])
+@pytest.mark.parametrize("graceful", [False, True])
+def test_destroy_ends_the_run_of_its_number(states: Virsh, state: str, graceful: bool) -> None:
+    states.destroy(number_of(states, state), graceful=graceful)
+    assert states.domstate(state) == ("shut off", "destroyed")
+    assert states.domstats() == STATES | {state: STATES["shut off"]}
+
+
+@pytest.mark.parametrize("graceful", [False, True])
+def test_destroy_ends_no_later_run_of_the_machine(states: Virsh, graceful: bool) -> None:
+    ended = number_of(states, "running")
+    states.destroy(ended)
+    states.start(uuid_of(STATES["running"] - 1))
+    assert number_of(states, "running") != ended
+    with pytest.raises(Refused, match="failed to get domain"):
+        states.destroy(ended, graceful=graceful)
+    assert states.domstats() == STATES
+
+
+@pytest.mark.parametrize("name", ["7", "007", f"{7:0255}"])
+def test_machine_named_as_a_number_is_not_that_run(tmp_path: Path, name: str) -> None:
+    """virsh looks for an id first, and then for a name."""
+    with closing(open_virsh(hypervisor(tmp_path / "node.xml", [(name, "running")]))) as virsh:
+        for graceful in (False, True):
+            with pytest.raises(Refused, match="failed to get domain"):
+                virsh.destroy(7, graceful=graceful)
+        assert virsh.domstats() == {name: STATES["running"]}
+
+
+def test_definition_beyond_libvirts_schema_is_taken(
+    virsh: Virsh, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where libvirt takes it otherwise: machines have what its schema has no place for."""
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    xml = virsh.dumpxml("test", inactive=True).replace("<os>", "<unheard-of/><os>")
+    virsh.define(xml.replace("<vcpu placement='static'>2<", "<vcpu>1<"))
+    assert "<vcpu placement='static'>1<" in virsh.dumpxml("test", inactive=True)
+    virsh.destroy(number_of(virsh, "test"))
+    virsh.create(xml)
+    assert virsh.domstate("test") == ("running", "booted")
+    given = [message.rpartition(" /dev/fd/")[0] for message in caplog.messages if "/dev" in message]
+    assert given == [f"virsh -c test:///default {word} --file" for word in ("define", "create")]
 
 
 def test_action_that_the_hypervisor_lacks_is_refused_in_its_words(states: Virsh) -> None:
@@ -251,7 +287,6 @@ def test_action_in_the_wrong_state_is_refused_in_libvirts_words(states: Virsh) -
         ("shutdown", "shutdown --domain test"),
         ("reboot", "reboot --domain test"),
         ("reset", "reset --domain test"),
-        ("destroy", "destroy --domain test"),
         ("inject_nmi", "inject-nmi --domain test"),
         ("domstate", "domstate --domain test --reason"),
         ("dominfo", "dominfo --domain test"),
@@ -268,6 +303,19 @@ def test_log_has_the_command_as_one_types_it(
     assert caplog.messages == [f"virsh -c test:///default {line}"]
 
 
+@pytest.mark.parametrize("graceful", [False, True])
+def test_log_has_the_destroy_as_one_types_it(
+    virsh: Virsh, caplog: pytest.LogCaptureFixture, graceful: bool
+) -> None:
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    virsh.destroy(1, graceful=graceful)
+    with pytest.raises(Refused) as caught:
+        virsh.destroy(1, graceful=graceful)
+    assert caught.value.command == destroy(1, graceful=graceful)
+    line = f"virsh -c test:///default {destroy(1, graceful=graceful)}"
+    assert caplog.messages == [line, line]
+
+
 @pytest.mark.parametrize("method", ["shutdown", "reboot"])
 def test_mode_of_asking_is_passed_on(caplog: pytest.LogCaptureFixture, method: str) -> None:
     caplog.set_level(logging.DEBUG, "mc.virsh.commands")
@@ -279,7 +327,7 @@ def test_mode_of_asking_is_passed_on(caplog: pytest.LogCaptureFixture, method: s
 
 def test_nothing_is_logged_above_debug(virsh: Virsh, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    virsh.destroy("test")
+    virsh.destroy(number_of(virsh, "test"))
     assert caplog.messages == []
 
 

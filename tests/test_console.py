@@ -158,7 +158,10 @@ def test_disk_boot_once(shown: Console, daemon: Daemon) -> None:
     shown.confirm()
     expect(shown.answer("ci-runner-1")).to_contain_text("Disk boot: running (booted)")
     expect(shown.boots("ci-runner-1")).to_contain_text("pending")
-    assert daemon.get("/service/ci-runner-1/boot").json == before | {"pending": True}
+    assert daemon.get("/service/ci-runner-1/boot").json == before | {
+        "pending": True,
+        "running_once": "disk",
+    }
 
 
 def test_set_what_boots_next(shown: Console, daemon: Daemon) -> None:

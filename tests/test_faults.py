@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import Answer, Daemon
+from tests.daemon import Answer, Daemon, destroy
 from tests.hypervisor import hypervisor
 from tests.lab import Laboratory, Machine, until
 
@@ -98,10 +98,11 @@ def test_libvirtd_killed_during_an_action_leaves_its_outcome_unknown(
 ) -> None:
     machine = fragile.define("frozen")
     machine.boot()
+    number = machine.number()
     machine.freeze()
     with ThreadPoolExecutor(1) as other:
         answer = other.submit(daemon.act, "frozen", "force_off")
-        given = f"destroy --domain {machine.uuid} --graceful"
+        given = destroy(number, graceful=True)
         until(lambda: given in daemon.virsh_commands(), 30, "destroy")
         until(lambda: _told_to_end(machine.qemu_pid()), 30, "SIGTERM pending in the frozen QEMU")
         fragile.libvirtd.kill()
@@ -164,11 +165,13 @@ def test_daemon_ends_although_libvirt_does_not_answer(
 def test_daemon_that_is_killed_leaves_no_virsh(
     fragile: Laboratory, machine: Machine, tmp_path: Path
 ) -> None:
-    """Those that read commands see the end of them; the one that waits for events is told."""
+    """Those that read commands see the end of them; those that wait for events are told."""
     with Daemon("--connect", fragile.uri, "--backup-dir", str(tmp_path)) as daemon:
         available(status(daemon))
+        streams = {until(lambda: daemon.stream("event"), 30, "stream of libvirt's events")}
+        streams |= {until(lambda: daemon.stream("qemu-monitor-event"), 30, "stream of QEMU's")}
         children = daemon.children()
-        assert len(children) == 2
+        assert streams < set(children)
         daemon.kill()
         until(
             lambda: [pid for pid in children if Path(f"/proc/{pid}").exists()],
@@ -246,8 +249,8 @@ def test_many_clients_on_many_machines(fragile: Laboratory, daemon: Daemon) -> N
         assert daemon.status(machine.name)["state"] == machine.state()
         if machine.state() != "shut off":
             machine.destroy()
-    # Four sessions for reading, one for lists and two for acting are kept.
-    until(daemon.children, 30, "surplus sessions to end", lambda pids: len(pids) <= 4 + 1 + 2)
+    # Four sessions for reading, one for lists and two for acting are kept, and two streams.
+    until(daemon.children, 30, "surplus sessions to end", lambda pids: len(pids) <= 4 + 1 + 2 + 2)
 
 
 def test_many_clients_on_one_session(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.daemon import Daemon
+from tests.daemon import Daemon, destroy
 from tests.hostile import (
     CREDENTIALS,
     HOST,
@@ -79,19 +79,40 @@ def check(request: Request, response: Response | None) -> None:
             assert response.json["status"] == response.status
 
 
-def check_commands(daemon: Daemon, start: int, sent: list[Request]) -> list[str]:
-    """The virsh commands since, each of which has its reason in what was sent."""
-    explained = {pair for request in sent for pair in request.explains()}
-    lines = daemon.virsh_commands(start)
-    for line in lines:
-        command, *arguments = shlex.split(line)
-        if command in READS:
-            continue
-        if command in ("define", "create"):
-            assert command in {command for command, _ in explained}, (line, sent)
-        else:
-            assert (command, arguments[arguments.index("--domain") + 1]) in explained, (line, sent)
-    return lines
+class Commands:
+    """The virsh commands that a daemon gives, each of which has its reason in what was sent."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._note()
+
+    def _note(self) -> None:
+        """Note which runs there are: UUIDs by what `destroy` calls them. A stranger sees none."""
+        answer = self._daemon.get("/service/machines")
+        machines = answer.json if answer.status == HTTPStatus.OK else []
+        self._runs = {destroy(one["id"]): one["uuid"] for one in machines if one["id"] is not None}
+        self._start = self._daemon.log_size()
+
+    def check(self, sent: list[Request]) -> list[str]:
+        """Those since the last check, or since the beginning."""
+        explained = {pair for request in sent for pair in request.explains()}
+        lines = self._daemon.virsh_commands(self._start)
+        self._start = self._daemon.log_size()
+        for line in lines:
+            command, *arguments = shlex.split(line)
+            if command in READS:
+                continue
+            if command in ("define", "create"):
+                assert command in {command for command, _ in explained}, (line, sent)
+            elif command == "destroy":
+                uuid = self._runs[line.removesuffix(" --graceful")]
+                assert (command, uuid) in explained, (line, sent)
+            else:
+                uuid = arguments[arguments.index("--domain") + 1]
+                assert (command, uuid) in explained, (line, sent)
+        if any(line.startswith(("start ", "create ")) for line in lines):
+            self._note()
+        return lines
 
 
 class Client:
@@ -99,6 +120,7 @@ class Client:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._commands = Commands(daemon)
         self._wire = Wire(daemon.port)
         self.sent = 0
 
@@ -107,7 +129,6 @@ class Client:
 
         `least` is the lowest status that is right.
         """
-        start = self._daemon.log_size()
         self._wire.send(request.data)
         response = self._wire.response(to_head=request.method == b"HEAD")
         check(request, response)
@@ -116,7 +137,7 @@ class Client:
             self._wire.close()
             self._wire = Wire(self._daemon.port)
         self.sent += 1
-        return check_commands(self._daemon, start, [request])
+        return self._commands.check([request])
 
     def __enter__(self) -> Self:
         return self
@@ -180,35 +201,35 @@ def test_nobody_gets_in_without_a_password(tmp_path: Path) -> None:
 
 def test_no_request_hides_in_another(daemon: Daemon) -> None:
     """Requests that contradict themselves: what stands in their bodies is never done."""
+    commands = Commands(daemon)
 
     @fuzz(500)
     @given(ambiguous_requests())
     def exchange(request: Request) -> None:
-        start = daemon.log_size()
         with Wire(daemon.port) as wire:
             wire.send(request.data, last=True)
             while response := wire.response():
                 check(request, response)
                 if response.goes_on:
                     break
-        check_commands(daemon, start, [request])
+        commands.check([request])
 
     exchange()
 
 
 def test_garbage_is_answered_or_dropped(daemon: Daemon) -> None:
     """Bytes that are hardly a request at all, and requests that are cut off or mangled."""
+    commands = Commands(daemon)
 
     @fuzz(500)
     @given(st.binary(max_size=200) | st.lists(nasty, max_size=8).map(b"".join) | mangled())
     def exchange(data: bytes) -> None:
-        start = daemon.log_size()
         with Wire(daemon.port) as wire:
             wire.send(data, last=True)
             answers = wire.everything()
         full = [b"503"] if any(stream in data for stream in STREAMS) else []
         statuses = set(re.findall(rb"HTTP/1\.1 (\d+) ", answers)) - {b"501", b"505", *full}
         assert all(status < b"500" for status in statuses), (data, answers)
-        check_commands(daemon, start, requests_in(data))
+        commands.check(requests_in(data))
 
     exchange()

@@ -1,32 +1,15 @@
 """IPMI on a busy host: stock ipmitool and ipmi_sim say what is, the first time they are asked."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.busy import busy_host
 from tests.chassis import UUID, configured
 from tests.daemon import Daemon
 from tests.hypervisor import DEVICES, hypervisor
 from tests.ipmi import Bmc, Simulator, free_ports
-
-LOOPS = 4
-SPIN = "import time; end = time.monotonic() + 200\nwhile time.monotonic() < end: pass"
-
-
-@contextmanager
-def busy() -> Iterator[None]:
-    """More to do than most hosts have processors; each ends by itself as well."""
-    loops = [subprocess.Popen([sys.executable, "-I", "-S", "-c", SPIN]) for _ in range(LOOPS)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 @pytest.fixture
@@ -59,7 +42,7 @@ def boot_by_network(bmc: Bmc) -> None:
 def test_busy_host(folder: Path, daemon: Daemon) -> None:
     with Simulator(folder) as simulator:
         bmc = simulator.bmc(UUID)
-        with busy():
+        with busy_host():
             for _ in range(3):
                 boot_by_network(bmc)
     assert resets(daemon) == 3

@@ -156,7 +156,8 @@ def test_parameters_are_told_as_they_counted(
     verb = part.partition("?")[0].rpartition("/")[2]
     for machine, status in (("vm", OK), ("nope", 404)):
         only = entry(daemon, status, method, url(machine, part), body)
-        others = {key: value for key, value in only.items() if key not in (*ALWAYS, "verb")}
+        others = {key: value for key, value in only.items() if key not in (*ALWAYS, "verb", "done")}
+        assert ("done" in only) == (only["outcome"].startswith("changed"))
         assert (only["verb"], others) == (verb, used)
 
 
@@ -279,13 +280,13 @@ def caught(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 def test_commands_are_told_when_it_ends_well_or_not(caught: pytest.LogCaptureFixture) -> None:
     with journal("pxeboot", "vm", Metrics(), {"once": True}) as noted:
-        noted.finish(MACHINE, changed=True, now="running", done=("shutdown", "start"))
+        noted.finish(MACHINE, now="running", done=("shutdown", "start"))
     error = NoAnswer("start")
     error.name, error.uuid, error.done = MACHINE.name, MACHINE.uuid, ("define", "destroy")
     with pytest.raises(NoAnswer), journal("pxeboot", uuid_of(0), Metrics(), {}):
         raise error
     with journal("nmi", "vm", Metrics(), {}) as noted:
-        noted.finish(MACHINE, changed=False, now="running")
+        noted.finish(MACHINE, now="running", done=())
     with pytest.raises(NoSuchMachine), journal("nmi", "vm", Metrics(), {}):
         raise NoSuchMachine("vm")
     well, badly, nothing, unknown = map(parsed, caught.messages)

@@ -82,6 +82,14 @@ def fragile() -> Iterator[Laboratory]:
 
 
 @pytest.fixture
+def running(fragile: Laboratory) -> Iterator[Laboratory]:
+    """All of whose machines run."""
+    fragile.virsh("start", "one")
+    yield fragile
+    fragile.virsh("destroy", "one")
+
+
+@pytest.fixture
 def daemon_on_fragile(fragile: Laboratory) -> Iterator[Daemon]:
     with Daemon("--connect", fragile.uri) as daemon:
         yield daemon
@@ -180,22 +188,31 @@ def test_machines_are_counted_by_state(daemon: Daemon) -> None:
     assert by_label(scrape(daemon), "libvirt_mc_machines", "state") == expected
 
 
-def test_sessions_are_told(fragile: Laboratory, daemon_on_fragile: Daemon) -> None:
+def test_sessions_are_told(running: Laboratory, daemon_on_fragile: Daemon) -> None:
     daemon = daemon_on_fragile
+
+    def looked() -> bool:
+        """Whether it has looked which one-time boots have ended: no machine is off."""
+        words = {command.split(" ", 1)[0] for command in daemon.virsh_commands()}
+        return words >= {"domstats", "list"}
+
+    until(looked, 30, "look at all machines")
     daemon.act("one", "status")
     daemon.act("two", "nmi")
     samples = scrape(daemon)
-    for pool in ("read", "list", "act"):
-        assert value(samples, "libvirt_mc_sessions_open", pool=pool) == 1
-        assert value(samples, "libvirt_mc_sessions_started_total", pool=pool) == 1
+    # Whoever looks back may read at the same time.
+    for pool, most in (("read", 2), ("list", 1), ("act", 1)):
+        assert 1 <= value(samples, "libvirt_mc_sessions_open", pool=pool) <= most
+        assert 1 <= value(samples, "libvirt_mc_sessions_started_total", pool=pool) <= most
         assert value(samples, "libvirt_mc_sessions_lost_total", pool=pool) == 0
     for pid in daemon.children():
         os.kill(pid, signal.SIGKILL)
     daemon.act("one", "status")
     samples = scrape(daemon)
-    for pool, number in {"read": 1, "list": 1, "act": 0}.items():
-        assert value(samples, "libvirt_mc_sessions_started_total", pool=pool) == 1 + number
-        assert value(samples, "libvirt_mc_sessions_lost_total", pool=pool) == number
+    for pool, fewest, most in (("read", 1, 2), ("list", 1, 1), ("act", 0, 0)):
+        lost = value(samples, "libvirt_mc_sessions_lost_total", pool=pool)
+        assert fewest <= lost <= most
+        assert value(samples, "libvirt_mc_sessions_started_total", pool=pool) > lost
 
 
 def down(daemon: Daemon) -> None:

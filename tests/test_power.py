@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from tests.daemon import Answer, Daemon
+from tests.daemon import Answer, Daemon, destroy
 from tests.lab import Key, Laboratory, Machine, until
 
 OK, NOT_FOUND, CONFLICT = 200, 404, 409
@@ -170,14 +170,15 @@ def test_deaf_power_cycle_and_reset(deaf: Machine, daemon_on_lab: Daemon) -> Non
 
 
 def test_force_off_ends_a_power_off_that_waits(deaf: Machine, daemon_on_lab: Daemon) -> None:
+    number = deaf.number()
     with ThreadPoolExecutor(1) as other:
         waiting = other.submit(daemon_on_lab.act, deaf.name, "power_off", "?wait=600&force=true")
         asked = f"shutdown --domain {deaf.uuid}"
         until(lambda: asked in daemon_on_lab.virsh_commands(), 30, "shutdown of the guest")
         changed(daemon_on_lab.act(deaf.name, "force_off"), "shut off")
         changed(waiting.result(), "shut off")
-    destroyed = [c for c in daemon_on_lab.virsh_commands() if c.startswith("destroy")]
-    assert sum(deaf.uuid in command for command in destroyed) == 1
+    destroyed = {c for c in daemon_on_lab.virsh_commands() if c.startswith(destroy(number))}
+    assert destroyed == {destroy(number, graceful=True)}
 
 
 def test_machine_started_again_meanwhile_is_not_forced_off(
@@ -312,10 +313,11 @@ def test_destroy_that_takes_long_delays_nobody_else(
     lab: Laboratory, machine: Machine, deaf: Machine, daemon_on_lab: Daemon
 ) -> None:
     machine.boot()
+    number = machine.number()
     machine.freeze()
     with ThreadPoolExecutor(1) as other:
         destroying = other.submit(daemon_on_lab.act, machine.name, "force_off", timeout=90)
-        given = f"destroy --domain {machine.uuid} --graceful"
+        given = destroy(number, graceful=True)
         until(lambda: given in daemon_on_lab.virsh_commands(), 30, "destroy")
         assert daemon_on_lab.status(deaf.name)["state"] == "running"
         changed(daemon_on_lab.act(deaf.name, "force_reset"), "running")

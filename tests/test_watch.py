@@ -11,9 +11,9 @@ import pytest
 
 from mc.errors import Stopping
 from mc.machines import Machine, Machines
-from mc.virsh import DomainEvents
+from mc.virsh import domain_events
 from mc.watch import Changed, Everything, Gone, News, Reach, Subscription, Watch
-from tests.hypervisor import hypervisor, open_virsh, uuid_of
+from tests.hypervisor import hypervisor, number_of, open_virsh, uuid_of
 from tests.lab import Laboratory, until
 
 PATIENCE = 30.0
@@ -95,6 +95,10 @@ class House:
         self.machines = Machines(self.virsh)
         self.watch = self._stack.enter_context(watching(self.machines, followed=followed))
 
+    def cut(self, number: int) -> None:
+        """Power off the machine `vm-NUMBER`."""
+        self.virsh.destroy(number_of(self.virsh, uuid_of(number)))
+
     def close(self) -> None:
         self._stack.close()
 
@@ -143,7 +147,7 @@ def test_changes_are_told_to_every_subscriber(house: House) -> None:
     with reader(house.watch) as first, reader(house.watch) as second:
         for one in (first, second):
             one.wait_for_everything()
-        house.virsh.destroy(uuid_of(1))
+        house.cut(1)
         off = Machine(None, "vm-001", uuid_of(1), "shut off")
         assert [one.wait_for_machine("vm-001", "shut off") for one in (first, second)] == [off, off]
         house.virsh.start(uuid_of(1))
@@ -156,7 +160,7 @@ def test_changes_are_told_to_every_subscriber(house: House) -> None:
 def test_who_comes_later_is_told_what_is_true_then(house: House) -> None:
     with reader(house.watch) as first:
         first.wait_for_everything()
-        house.virsh.destroy(uuid_of(2))
+        house.cut(2)
         first.wait_for_machine("vm-002", "shut off")
         with reader(house.watch) as second:
             assert second.wait_for_everything()[2].state == "shut off"
@@ -190,7 +194,7 @@ def test_an_event_is_followed_at_once(heard: House, readings: Callable[[], int])
     """Not only at the next look, which would be in an hour."""
     with reader(heard.watch) as one:
         one.wait_for_everything()
-        heard.virsh.destroy(uuid_of(0))
+        heard.cut(0)
         before = readings()
         a_while()
         assert readings() == before
@@ -202,7 +206,7 @@ def test_the_end_of_a_stream_of_events_is_followed_at_once(heard: House) -> None
     """Whatever happened since is unheard, and libvirt itself may be gone."""
     with reader(heard.watch) as one:
         one.wait_for_everything()
-        heard.virsh.destroy(uuid_of(0))
+        heard.cut(0)
         heard.watch.stream_ended()
         one.wait_for_machine("vm-000", "shut off")
 
@@ -239,7 +243,7 @@ def test_a_burst_of_events_costs_few_readings(heard: House, readings: Callable[[
         times = readings() - before
         elapsed = time.monotonic() - start
         assert 1 <= times <= 1 + elapsed / 0.2
-        heard.virsh.destroy(uuid_of(1))
+        heard.cut(1)
         heard.watch.heard("lifecycle", "vm-001")
         one.wait_for_machine("vm-001", "shut off")
 
@@ -249,7 +253,7 @@ def test_who_is_slow_is_told_the_latest_only(heard: House) -> None:
         slow.wait_for_everything()
         quick.wait_for_everything()
         for _ in range(3):
-            heard.virsh.destroy(uuid_of(0))
+            heard.cut(0)
             heard.watch.heard("lifecycle", "vm-000")
             quick.wait_for_machine("vm-000", "shut off")
             heard.virsh.start(uuid_of(0))
@@ -270,7 +274,7 @@ def test_who_misses_very_much_is_told_everything_anew(
         one.wait_for_machine("vm-099", "running")
         until(lambda: one.read() == [], PATIENCE, "end of the news")
         for number in range(101):
-            house.virsh.destroy(uuid_of(number))
+            house.cut(number)
         house.watch.heard("lifecycle", "vm-000")
         news = until(one.read, PATIENCE, "news")
         assert news == [Everything(house.machines.list_all())]
@@ -321,7 +325,7 @@ def test_subscribers_that_come_and_go_leave_nothing(
 def test_thousand_machines(tmp_path: Path) -> None:
     with closing(House(tmp_path, 1000)) as house, reader(house.watch) as one:
         assert len(one.wait_for_everything()) == 1000
-        house.virsh.destroy(uuid_of(999))
+        house.cut(999)
         one.wait_for_machine("vm-999", "shut off")
         assert one.told == []
 
@@ -335,7 +339,7 @@ def following(lab: Laboratory, binary: str = "virsh", seconds: float = PATIENCE)
     with ExitStack() as stack:
         virsh = stack.enter_context(closing(open_virsh(lab.uri, read=seconds)))
         watch = stack.enter_context(watching(Machines(virsh), followed=True))
-        events = DomainEvents(binary, lab.uri, on_event=watch.heard, on_end=watch.stream_ended)
+        events = domain_events(binary, lab.uri, on_event=watch.heard, on_end=watch.stream_ended)
         events.start()
         stack.callback(events.close)
         # Closed first, as the daemon does: a reading that waits for libvirt then ends.

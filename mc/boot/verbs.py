@@ -2,13 +2,13 @@
 
 from mc.boot.control import BootControl
 from mc.boot.order import Device
-from mc.machines import FoundMachine, Machine, Machines
+from mc.boot.starts import Starts
+from mc.machines import FoundMachine, Machines
 from mc.power import Outcome
 from mc.progress import Progress
 from mc.supply import Supply
 from mc.turns import MachineTurns
 from mc.verbs import Condition, condition
-from mc.virsh import Virsh
 
 BOOT_VERBS: dict[str, Device] = {"pxeboot": "pxe", "diskboot": "disk", "defaultboot": "default"}
 """The verbs, and the devices that they set."""
@@ -23,16 +23,16 @@ class BootVerbs:
     def __init__(
         self,
         machines: Machines,
-        virsh: Virsh,
         turns: MachineTurns,
         supply: Supply,
         control: BootControl,
+        starts: Starts,
     ) -> None:
         self._machines = machines
-        self._virsh = virsh
         self._turns = turns
         self._supply = supply
         self._control = control
+        self._starts = starts
 
     def set(
         self,
@@ -41,8 +41,8 @@ class BootVerbs:
         *,
         once: bool = False,
         discard_saved: bool = False,
-    ) -> tuple[FoundMachine, bool]:
-        """Set what boots next, or next only, and power nothing: the machine, whether it changed.
+    ) -> tuple[FoundMachine, tuple[str, ...]]:
+        """Set what boots next, or next only, and power nothing: the machine, the steps taken.
 
         None takes a one-time device back, and changes nothing else.
         """
@@ -54,7 +54,7 @@ class BootVerbs:
                 self._control.set(
                     machine, device, progress.done, once=once, discard_saved=discard_saved
                 )
-        return machine, bool(progress.done)
+        return machine, tuple(progress.done)
 
     def perform(
         self,
@@ -73,7 +73,7 @@ class BootVerbs:
         """
         with Progress() as progress:
             done = progress.done
-            with self._turns.of(reference) as machine:
+            with self._turns.of(reference) as machine, self._starts.whole():
                 progress.machine = machine
                 self._control.set(
                     machine, BOOT_VERBS[verb], done, once=once, discard_saved=discard_saved
@@ -81,27 +81,16 @@ class BootVerbs:
                 asked = self._start_or_ask(machine, grace, done)
             if machine.id is not None:
                 self._supply.wait_until_off(machine, grace if asked else 0)
-                with self._turns.turn(machine.uuid):
-                    self._start_anew(machine, done)
-            return Outcome(machine, verb, bool(done), self._machines.status(machine.uuid))
+                with self._turns.turn(machine.uuid), self._starts.whole():
+                    self._starts.restart(machine, done)
+            return Outcome(machine, verb, tuple(done), self._machines.status(machine.uuid))
 
-    def _start_or_ask(self, machine: Machine, grace: float, done: list[str]) -> bool:
+    def _start_or_ask(self, machine: FoundMachine, grace: float, done: list[str]) -> bool:
         """Start a machine that is off; else whether its guest is on its way to being off."""
         if machine.id is None:
-            self._start(machine, done)
+            self._starts.start(machine.uuid, done)
             return False
         now = condition(self._machines.status(machine.uuid))
         if grace > 0 and now == Condition.RUNNING:
-            self._virsh.shutdown(machine.uuid)
-            done.append("shutdown")
+            self._starts.shutdown(machine, done)
         return now in _LISTENING
-
-    def _start_anew(self, machine: Machine, done: list[str]) -> None:
-        """Start the machine; if someone else has done so since, it boots what was set already."""
-        done += self._supply.cut_unless_off_since(machine)
-        if self._supply.number(machine.uuid) is None:
-            self._start(machine, done)
-
-    def _start(self, machine: Machine, done: list[str]) -> None:
-        self._control.start(machine.uuid)
-        done.append("start")

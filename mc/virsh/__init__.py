@@ -2,6 +2,6 @@
 
 from mc.virsh.binary import check_binary
 from mc.virsh.commands import Virsh
-from mc.virsh.events import DomainEvents
+from mc.virsh.events import QemuEvent, domain_events, qemu_events
 
-__all__ = ["DomainEvents", "Virsh", "check_binary"]
+__all__ = ["QemuEvent", "Virsh", "check_binary", "domain_events", "qemu_events"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mc.errors import ConnectionLost, NoAnswer, NoPicture
+from mc.errors import ConnectionLost, NoAnswer, NoPicture, Refused
 from mc.virsh.pool import Pool, SessionCounts
 from mc.virsh.quoting import decode
 from mc.virsh.session import Session
@@ -21,6 +21,8 @@ _READ_PATIENCE = 0.1
 _PICTURE_SESSIONS = 2
 # Bytes of a picture: 64 MiB are 4096 by 5461 pixels, uncompressed.
 _LARGEST_PICTURE = 1 << 26
+# A machine's name is part of the names of files, which have 255 bytes at most.
+_LONGER_THAN_A_NAME = 256
 
 T = TypeVar("T")
 
@@ -45,8 +47,8 @@ class Virsh:
     Every method raises `Refused` with libvirt's words, or `Unavailable`. A read whose connection
     is lost is repeated once on a new one, an action never. Deadlines are in seconds and cover
     waiting for a session, connecting, and the command. A domain is a name or UUID where a method
-    reads, a UUID where it acts. `on_command` is called after each command, whatever came of it,
-    with its name and the seconds that it took.
+    reads, a UUID where it acts; `destroy` takes libvirt's number of a run. `on_command` is called
+    after each command, whatever came of it, with its name and the seconds that it took.
     """
 
     def __init__(
@@ -134,6 +136,10 @@ class Virsh:
         which = ["--inactive", "--security-info"] * inactive
         return self._read(self._reading, "dumpxml", "--domain", domain, *which)
 
+    def nodedev_dumpxml(self, device: str) -> str:
+        """The XML of a device of the host, such as `pci_0000_03_00_0`."""
+        return self._read(self._reading, "nodedev-dumpxml", "--device", device)
+
     def screenshot(self, domain: str) -> bytes:
         """What is on the machine's first screen: an image of the type that the hypervisor makes.
 
@@ -152,12 +158,16 @@ class Virsh:
         return image
 
     def define(self, xml: str) -> None:
-        """Replace the persistent configuration, if it is valid."""
-        self._act_with(xml, "define", "--validate")
+        """Replace the persistent configuration.
+
+        Not with --validate: libvirt's schema refuses what some machines have that libvirt itself
+        made and runs, and that nobody asked to be changed.
+        """
+        self._act_with(xml, "define")
 
     def create(self, xml: str) -> None:
         """Start a machine once by this XML; its persistent configuration stays."""
-        self._act_with(xml, "create", "--validate")
+        self._act_with(xml, "create")
 
     def managedsave_remove(self, uuid: str) -> None:
         """Discard the saved memory image of a machine that is off."""
@@ -183,9 +193,14 @@ class Virsh:
     def reset(self, uuid: str) -> None:
         self._act("reset", "--domain", uuid)
 
-    def destroy(self, uuid: str, *, graceful: bool = False) -> None:
-        """Power off at once; `graceful` spares a hypervisor that does not end when told to."""
-        self._act("destroy", "--domain", uuid, *["--graceful"] * graceful)
+    def destroy(self, number: int, *, graceful: bool = False) -> None:
+        """End the run of a machine that has this number, at once, and no other run of it.
+
+        `graceful` spares a hypervisor that does not end when told to.
+        """
+        # virsh takes what is no number of a machine for a name: no machine has one so long.
+        digits = str(number).zfill(_LONGER_THAN_A_NAME)
+        self._act("destroy", "--domain", digits, *["--graceful"] * graceful)
 
     def inject_nmi(self, uuid: str) -> None:
         self._act("inject-nmi", "--domain", uuid)
@@ -213,7 +228,11 @@ class Virsh:
         """An action that takes a file: its content is neither logged nor written to a disk."""
         deadline = time.monotonic() + self._action_seconds
         with self._acting.session(deadline) as session, session.document(document) as path:
-            self._run_once(session, (*arguments, "--file", path), deadline)
+            try:
+                self._run_once(session, (*arguments, "--file", path), deadline)
+            except Refused as error:
+                # The path says nothing to whoever reads libvirt's words.
+                raise Refused(error.command, error.words.replace(f" from {path}", "")) from error
 
     def _run_once(self, session: Session, arguments: tuple[str, ...], deadline: float) -> None:
         try:

@@ -1,9 +1,14 @@
-"""The stream of libvirt's events about machines, from a virsh process of its own."""
+"""The streams of events about machines, each from a virsh process of its own.
+
+libvirt's own tell of whatever changes, but not why a machine has ended, nor when something came to
+pass; QEMU's do (https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html).
+"""
 
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 
 from mc.errors import Unreachable
@@ -14,37 +19,54 @@ from mc.virsh.quoting import decode
 log = logging.getLogger(__name__)
 
 _EVENT = re.compile(rb"event '([a-z0-9-]+)' for domain '(.*)")
+_QEMU_EVENT = re.compile(rb"event ([A-Z_]+) at (\d+\.\d+) for domain '(.*)': ")
+# What virsh says of a hypervisor that is not QEMU.
+_NOT_SUPPORTED = "not supported by the connection driver"
 # Seconds between the end of a stream, which is how virsh reports a lost libvirtd, and the next.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 _CHUNK = 1 << 16
 
 
-class DomainEvents:
-    """Calls `on_event` with an event's kind and a machine's name whenever libvirt tells of one.
+@dataclass(frozen=True)
+class QemuEvent:
+    """What QEMU has told of the machine of this name.
 
-    The kinds are those that `virsh event --list` names. virsh tells no UUID. A reset is a `reboot`
-    as well as the guest's own, and some firmware makes two events of one.
+    at: when, in seconds since 1970 by the clock of the machine's host; reason: of RESET and
+    SHUTDOWN, QEMU's ShutdownCause, such as `guest-reset`.
+    """
 
-    A stream that ends, with libvirtd or by itself, is replaced; `on_end` is called each time.
-    Both are called in the stream's thread, and are not to block it.
+    kind: str
+    name: str
+    at: float
+    reason: str
+
+
+class EventStream:
+    """Calls `on_line` with each line of a virsh command that never ends, such as `event --loop`.
+
+    `on_line` returns whether it was an event. A stream that ends, with libvirtd or by itself, is
+    replaced; `on_end` is called each time. One that libvirt's driver does not have is not: then
+    `supported` is False. Both are called in the stream's thread, and are not to block it.
     """
 
     def __init__(
         self,
         binary: str,
         uri: str,
-        *,
-        on_event: Callable[[str, str], None],
+        *command: str,
+        on_line: Callable[[bytes], bool],
         on_end: Callable[[], None],
     ) -> None:
         self._uri = uri
-        self._command = mortal([binary, "-q", "-c", uri, "event", "--all", "--loop"])
-        self._on_event = on_event
+        self._command = mortal([binary, "-q", "-c", uri, *command])
+        self._on_line = on_line
         self._on_end = on_end
+        self.supported = True
         self._stopped = Event()
         self._process: Process | None = None
         self._starting = Lock()
-        self._thread = Thread(target=self._run, name="events")
+        self._name = f"events by virsh {command[0]}"
+        self._thread = Thread(target=self._run, name=self._name)
 
     def start(self) -> None:
         self._thread.start()
@@ -66,9 +88,13 @@ class DomainEvents:
             except Unreachable as error:
                 seen, words = False, str(error)
             self._on_end()
+            if _NOT_SUPPORTED in words:
+                self.supported = False
+                log.info("no %s: %s", self._name, words)
+                return
             # Once for each reason: while libvirt is away it is tried again and again.
             news = words != said and not self._stopped.is_set()
-            log.log(logging.WARNING if news else logging.DEBUG, "no events: %s", words)
+            log.log(logging.WARNING if news else logging.DEBUG, "no %s: %s", self._name, words)
             said = words
             pause = _FIRST_PAUSE if seen else min(2 * pause, _LONGEST_PAUSE)
             self._stopped.wait(pause)
@@ -82,16 +108,68 @@ class DomainEvents:
         seen = False
         try:
             for line in _lines(process.stdout):
-                event = parsed(line)
-                if event:
-                    seen = True
-                    self._on_event(*event)
+                seen = self._on_line(line) or seen
             os.set_blocking(process.stderr, False)
             return seen, _last_words(process.stderr)
         finally:
             with self._starting:
                 self._process = None
             process.close()
+
+
+def domain_events(
+    binary: str, uri: str, *, on_event: Callable[[str, str], None], on_end: Callable[[], None]
+) -> EventStream:
+    """libvirt's: `on_event` gets an event's kind, one of `virsh event --list`, and a name.
+
+    virsh tells no UUID. A reset is a `reboot` as well as the guest's own.
+    """
+
+    def on_line(line: bytes) -> bool:
+        event = parsed(line)
+        if event:
+            on_event(*event)
+        return event is not None
+
+    return EventStream(binary, uri, "event", "--all", "--loop", on_line=on_line, on_end=on_end)
+
+
+def qemu_events(
+    binary: str, uri: str, *, on_event: Callable[[QemuEvent], None], on_end: Callable[[], None]
+) -> EventStream:
+    """QEMU's, of every machine: libvirt's QEMU driver alone has them."""
+
+    def on_line(line: bytes) -> bool:
+        event = qemu_event(line)
+        if event:
+            on_event(event)
+        return event is not None
+
+    # Not with --timestamp, which is when virsh has heard of it: QEMU's own time stands there else.
+    command = ("qemu-monitor-event", "--loop")
+    return EventStream(binary, uri, *command, on_line=on_line, on_end=on_end)
+
+
+def qemu_event(line: bytes) -> QemuEvent | None:
+    r"""An event from one line of virsh; None if it is none.
+
+    >>> qemu_event(b"event RESET at 9.5 for domain 'a': {\"reason\":\"guest-reset\"}")
+    QemuEvent(kind='RESET', name='a', at=9.5, reason='guest-reset')
+    >>> qemu_event(b"event STOP at 17.000042 for domain 'it's': x': <null>")
+    QemuEvent(kind='STOP', name="it's': x", at=17.000042, reason='')
+
+    What follows the name holds, in the events that tell a reason, no quote like the name's.
+    """
+    found = _QEMU_EVENT.match(line)
+    if not found:
+        return None
+    reason = re.search(rb'"reason":"([a-z-]+)"', line[found.end() :])
+    return QemuEvent(
+        found[1].decode("ascii"),
+        decode(found[3]),
+        float(found[2]),
+        reason[1].decode("ascii") if reason else "",
+    )
 
 
 def parsed(line: bytes) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from threading import Lock
 
-from mc.errors import Unreachable
+from mc.errors import Unreachable, words
 
 
 class Process:
@@ -29,7 +29,7 @@ class Process:
                 pass_fds=pass_fds,
             )
         except OSError as error:
-            raise Unreachable(f"{command[0]} cannot be started: {error}") from error
+            raise Unreachable(f"{command[0]} cannot be started: {words(error)}") from error
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin and stdout and stderr  # noqa: S101 (for mypy: all three are pipes)
         self._pipes = (stdin, stdout, stderr)

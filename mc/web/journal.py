@@ -38,12 +38,10 @@ class Entry:
     done: Sequence[str] = ()
     began: float = field(default_factory=time.monotonic)
 
-    def finish(
-        self, machine: Machine, *, changed: bool, now: str, done: Sequence[str] = ()
-    ) -> None:
+    def finish(self, machine: Machine, *, now: str, done: Sequence[str]) -> None:
         """Note how it ended well: `now` is the state after it, `done` the virsh commands given."""
         self.machine, self.uuid, self.done = machine.name, machine.uuid, done
-        self.outcome = "changed" if changed else "unchanged"
+        self.outcome = "changed" if done else "unchanged"
         self.detail = f", {now}"
 
     def fail(self, error: ControllerError) -> None:

@@ -144,15 +144,14 @@ def _query(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _body(wanted: Sequence[Parameter], environment: Mapping[str, Any]) -> dict[str, object]:
     """The JSON object in the request's body; an empty body is an empty object.
 
-    Whatever its media type: `curl -d` calls everything a form, and JSON is taken all the same.
+    Whatever its media type: `curl -d` calls everything a form, and JSON is taken all the same. And
+    whatever the method: what somebody sends with a GET is meant, too.
     """
-    if environment["REQUEST_METHOD"] not in METHODS_WITH_BODY:
-        return {}
     raw = environment["wsgi.input"].read()
     if not raw.strip():
         return {}
     try:
-        value = json.loads(raw)
+        value = json.loads(raw, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         reason = f"the body is not JSON (forms are not taken): {_shown(str(error))}"
         raise Problem(
@@ -161,6 +160,14 @@ def _body(wanted: Sequence[Parameter], environment: Mapping[str, Any]) -> dict[s
     if not isinstance(value, dict):
         advice = _advice(wanted, environment)
         raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not a JSON object; {advice}")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Raises ValueError where a name stands twice, of which either may be meant."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name stands twice in an object")
     return value
 
 

@@ -20,6 +20,7 @@ from mc.errors import (
     NotConfigurable,
     Refused,
     TooMany,
+    Transient,
     Unavailable,
     WrongState,
 )
@@ -36,6 +37,7 @@ _STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
     NotConfigurable: HTTPStatus.CONFLICT,
     BackupFailed: HTTPStatus.INSUFFICIENT_STORAGE,
     Refused: HTTPStatus.CONFLICT,
+    Transient: HTTPStatus.CONFLICT,
     TooMany: HTTPStatus.SERVICE_UNAVAILABLE,
     NoAnswer: HTTPStatus.GATEWAY_TIMEOUT,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,

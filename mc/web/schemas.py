@@ -56,10 +56,14 @@ STATE_CONTROLLER = _object(
     status=_TEXT,
     verbs={"type": "object", "additionalProperties": _TEXT},
 )
+_DEVICE = {"type": ["string", "null"]}
 _BOOT: dict[str, dict[str, Any]] = {
     "order": _TEXTS,
     "pending": _YES_OR_NO,
-    "once": {"type": ["string", "null"]},
+    "device": _DEVICE,
+    "once": _DEVICE,
+    "running_once": _DEVICE,
+    "ended_once": _DEVICE,
     "default": _TEXTS,
 }
 BOOT = _object("Boot", **_BOOT)

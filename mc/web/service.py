@@ -150,12 +150,12 @@ class Boot(ServiceResource):
         used = {"device": device, **how}
         with journal("boot", machine, controller.metrics, used) as entry, controller.places.place():
             asked = None if device == _NO_DEVICE else device
-            found, changed = controller.boot_verbs.set(machine, asked, **how)
-            entry.finish(found, changed=changed, now=device)
+            found, done = controller.boot_verbs.set(machine, asked, **how)
+            entry.finish(found, now=device, done=done)
         return {
             "machine": found.name,
             "uuid": found.uuid,
-            "changed": changed,
+            "changed": bool(done),
             **asdict(controller.boot.status(found)),
         }
 
@@ -189,7 +189,7 @@ class Action(ServiceResource):
         used = {**self._fixed, **given}
         with journal(self._verb, machine, metrics, used) as entry, places.place():
             outcome = self._perform(self._verb, machine, **given)
-            entry.finish(outcome.machine, changed=outcome.changed, now=outcome.status.state)
+            entry.finish(outcome.machine, now=outcome.status.state, done=outcome.done)
         return {
             "machine": outcome.machine.name,
             "uuid": outcome.machine.uuid,

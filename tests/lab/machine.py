@@ -152,6 +152,10 @@ class Machine:
         finally:
             os.close(keyboard)
 
+    def number(self) -> int:
+        """libvirt's number of the machine's run; a ValueError when it is off."""
+        return int(self.virsh("domid"))
+
     def qemu_pid(self) -> int:
         """Id of the QEMU process; an AssertionError when there is none."""
         # libvirt's pid files have odd names XML-escaped; the file with its own notes has not.

@@ -352,7 +352,8 @@ function verbsOf(menu, found) {
  * says on its element what is new: `row:changed`, `row:picture`, with itself as the detail.
  *
  * @typedef {{id: ?number, name: string, uuid: string, state: string, power: "on" | "off"}} Machine
- * @typedef {{order: string[], pending: boolean, once: ?string, default: string[]}} Boot
+ * @typedef {{order: string[], pending: boolean, once: ?string, running_once: ?string,
+ *   ended_once: ?string, default: string[]}} Boot
  */
 
 // Milliseconds after which details are read again though nobody has said that they changed, and
@@ -524,9 +525,10 @@ class Row {
     const devices = boot.order.map((device) => make("li", "", spelled(device)));
     if (boot.once) devices.unshift(make("li", "once", `${DEVICES[boot.once][0]}, once`));
     if (!devices.length) devices.push(make("li", "", "nothing"));
-    const long = make("span", "unseen", ": it runs by another order until it is switched off");
-    const pending = boot.pending ? [make("p", "tag", "pending", long)] : [];
-    this.order.replaceChildren(...pending, make("ol", "", ...devices));
+    const tag = (word, why) => make("p", "tag", word, make("span", "unseen", `: ${why}`));
+    const tags = boot.pending ? [tag("pending", whyPending(boot))] : [];
+    if (boot.ended_once) tags.push(tag("ended unseen", whyEnded(boot)));
+    this.order.replaceChildren(...tags, make("ol", "", ...devices));
     this.order.title = devices.map((device) => device.textContent).join(", then ");
     this.tell("row:changed");
   }
@@ -921,6 +923,17 @@ const screen = {
   },
 };
 
+/** @param {Boot} boot */
+function whyPending({ running_once: device }) {
+  if (!device) return "it runs by another order until it is switched off";
+  return `this one boot is ${DEVICES[device][1]}, the next one by this order`;
+}
+
+/** @param {Boot} boot */
+function whyEnded({ ended_once: device }) {
+  return `one boot ${DEVICES[device][1]} ended while nobody saw how: it stays off until started`;
+}
+
 /** What there is no room for in the row. @returns {Record<string, string>} */
 function factsOf({ machine, boot }) {
   const list = (devices) => devices.map(spelled).join(", ") || "nothing";
@@ -928,7 +941,8 @@ function factsOf({ machine, boot }) {
   if (!boot) return facts;
   if (boot.once) [facts["Next boot only"]] = DEVICES[boot.once];
   facts.Boots = list(boot.order);
-  if (boot.pending) facts.Boots += " (pending: it runs by another order until it is switched off)";
+  if (boot.pending) facts.Boots += ` (pending: ${whyPending(boot)})`;
+  if (boot.ended_once) facts["Last boot"] = whyEnded(boot);
   facts["Default order"] = list(boot.default);
   return facts;
 }
