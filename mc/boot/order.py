@@ -34,6 +34,7 @@ __all__ = [
     "lifecycle",
     "node_devices",
     "read",
+    "read_ours",
     "reboots_wrongly",
     "with_once",
     "with_order",
@@ -81,6 +82,11 @@ def read(xml: str) -> Boot:
 def is_ours(xml: str) -> bool:
     """Whether this controller has set something in this machine's boot order, now or once."""
     return notes.read(Document(xml)) is not None
+
+
+def read_ours(xml: str) -> Boot | None:
+    """What the machine boots; None where this controller has set nothing, whatever its XML is."""
+    return read(xml) if is_ours(xml) else None
 
 
 def is_pending(upcoming: str, running: str) -> bool:

@@ -43,13 +43,15 @@ class _Start:
     """How a machine is to be started, all that it takes being prepared.
 
     run: libvirt's number of the run that is to end before, if any. once: the XML of a one-time
-    boot, None for a start by the persistent definition. marked: that definition as it was before
-    the mark for this boot was taken away; tidied: as it is to be once the machine has started.
+    boot from `device`, None for a start by the persistent definition. marked: that definition as it
+    was before the mark for this boot was taken away; tidied: as it is to be once the machine has
+    started.
     """
 
     uuid: str
     run: int | None
     once: str | None = None
+    device: Device | None = None
     marked: str | None = None
     tidied: str | None = None
 
@@ -125,7 +127,7 @@ class Starts:
     def _prepared(self, uuid: str, run: int | None, done: list[str]) -> _Start:
         """All that a start takes, done. Raises `CannotBoot` if the one-time device has gone."""
         xml = self._definitions.read(uuid)
-        boot = order.read(xml) if order.is_ours(xml) else None
+        boot = order.read_ours(xml)
         if boot is None or not (boot.once or boot.begun):
             return _Start(uuid, run)
         if self._virsh.dominfo(uuid)["Managed save"] == "yes":
@@ -135,7 +137,7 @@ class Starts:
             return _Start(uuid, run, tidied=order.ended(xml))
         once = order.booting(xml, boot.once, self._definitions.roles(xml))
         self._definitions.define(order.begun(xml), done)
-        return _Start(uuid, run, once, marked=xml)
+        return _Start(uuid, run, once, boot.once, marked=xml)
 
     def _carry_out(self, start: _Start, clear: Callable[[], bool], done: list[str]) -> bool:
         """Start the machine once it is off, as `clear` sees to; whether that was done.
@@ -150,7 +152,7 @@ class Starts:
                 done.append("start")
             else:
                 self._virsh.create(start.once)
-                self._once[start.uuid] = order.read(start.once).running
+                self._once[start.uuid] = start.device
                 done.append("create")
         except ControllerError as error:
             if start.marked and not (isinstance(error, Unavailable) and error.unknown):
@@ -183,7 +185,8 @@ class Starts:
 
         Raises `Transient` if that process would be its last.
         """
-        if self._ends_on_reboot(machine.uuid) or self.reboots_wrongly(machine):
+        live = self._definitions.running(machine.uuid)
+        if order.ends_on_reboot(live) or self._is_pending(machine, live):
             self.restart(machine, done)
             return
         self._reset_at[machine.uuid] = time.monotonic()
@@ -200,7 +203,7 @@ class Starts:
 
     def reboot(self, machine: FoundMachine, done: list[str]) -> None:
         """Ask the guest to reboot. Where that ends its process it is started when it has obeyed."""
-        if machine.persistent and self._ends_on_reboot(machine.uuid):
+        if machine.persistent and order.ends_on_reboot(self._definitions.running(machine.uuid)):
             self._reboot_until[machine.uuid] = time.monotonic() + _REBOOTING
         self._virsh.reboot(machine.uuid)
         done.append("reboot")
@@ -211,29 +214,34 @@ class Starts:
         self._virsh.shutdown(machine.uuid)
         done.append("shutdown")
 
-    def reboots_wrongly(
-        self, machine: FoundMachine, after: float = -inf, before: float = inf
-    ) -> bool:
+    def reboots_wrongly(self, machine: FoundMachine, after: float, before: float) -> bool:
         """Whether a reboot inside the running hypervisor process boots the wrong device.
 
         Only for machines whose order this controller has set, between two times of the monotonic
         clock as far as it is known when.
         """
-        if not machine.persistent or not after <= self._definitions.set_at(machine.uuid) <= before:
+        if not after <= self._definitions.set_at(machine.uuid) <= before:
             return False
-        inactive = self._definitions.read(machine.uuid)
         live = self._definitions.running(machine.uuid)
-        if not (order.is_ours(inactive) or order.is_ours(live)):
-            return False
         # A process that ends at a reboot has had none: the one in question was before it.
-        return not order.ends_on_reboot(live) and order.reboots_wrongly(inactive, live)
+        return not order.ends_on_reboot(live) and self._is_pending(machine, live)
+
+    def _is_pending(self, machine: FoundMachine, live: str) -> bool:
+        """Whether what this controller has set is not what the machine runs by, by this XML."""
+        if not machine.persistent:
+            return False
+        upcoming = self._definitions.read(machine.uuid)
+        if not (order.is_ours(upcoming) or order.is_ours(live)):
+            return False
+        return order.reboots_wrongly(upcoming, live)
 
     def sequel(self, uuid: str, reason: str) -> Sequel | None:
         """What is to follow on a run that has ended for this reason of QEMU's; None: nothing."""
         asked = time.monotonic() < self._reboot_until.pop(uuid, -inf) and reason in OWN_ENDS
         xml = self._definitions.read(uuid)
         # Whoever has defined the machine meanwhile may have taken the note away.
-        begun = (order.read(xml).begun if order.is_ours(xml) else None) or self._once.get(uuid)
+        boot = order.read_ours(xml)
+        begun = (boot.begun if boot else None) or self._once.get(uuid)
         if begun is None:
             return Sequel(None, starts=True) if asked else None
         # What libvirt does itself at the end of any other run of the machine.
@@ -252,11 +260,8 @@ class Starts:
         if machine.saved:
             return None
         if machine.id is not None:
-            live = self._definitions.running(machine.uuid)
-            self._once[machine.uuid] = order.read(live).running if order.is_ours(live) else None
+            running = order.read_ours(self._definitions.running(machine.uuid))
+            self._once[machine.uuid] = running.running if running else None
             return None
-        xml = self._definitions.read(machine.uuid)
-        return order.read(xml).begun if order.is_ours(xml) else None
-
-    def _ends_on_reboot(self, uuid: str) -> bool:
-        return order.ends_on_reboot(self._definitions.running(uuid))
+        boot = order.read_ours(self._definitions.read(machine.uuid))
+        return boot.begun if boot else None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
+from typing import TypeVar
 
 from mc.errors import Unreachable
 from mc.virsh.binary import mortal
@@ -25,6 +26,8 @@ _NOT_SUPPORTED = "not supported by the connection driver"
 # Seconds between the end of a stream, which is how virsh reports a lost libvirtd, and the next.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 _CHUNK = 1 << 16
+
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,7 @@ def domain_events(
 
     virsh tells no UUID. A reset is a `reboot` as well as the guest's own.
     """
-
-    def on_line(line: bytes) -> bool:
-        event = parsed(line)
-        if event:
-            on_event(*event)
-        return event is not None
-
+    on_line = _telling(parsed, lambda event: on_event(*event))
     return EventStream(binary, uri, "event", "--all", "--loop", on_line=on_line, on_end=on_end)
 
 
@@ -138,16 +135,24 @@ def qemu_events(
     binary: str, uri: str, *, on_event: Callable[[QemuEvent], None], on_end: Callable[[], None]
 ) -> EventStream:
     """QEMU's, of every machine: libvirt's QEMU driver alone has them."""
-
-    def on_line(line: bytes) -> bool:
-        event = qemu_event(line)
-        if event:
-            on_event(event)
-        return event is not None
-
+    on_line = _telling(qemu_event, on_event)
     # Not with --timestamp, which is when virsh has heard of it: QEMU's own time stands there else.
     command = ("qemu-monitor-event", "--loop")
     return EventStream(binary, uri, *command, on_line=on_line, on_end=on_end)
+
+
+def _telling(
+    parse: Callable[[bytes], E | None], tell: Callable[[E], None]
+) -> Callable[[bytes], bool]:
+    """What tells of each line that is an event, and returns whether it was one."""
+
+    def on_line(line: bytes) -> bool:
+        event = parse(line)
+        if event is not None:
+            tell(event)
+        return event is not None
+
+    return on_line
 
 
 def qemu_event(line: bytes) -> QemuEvent | None:

@@ -8,10 +8,12 @@ from typing import Any
 
 from mc import __version__
 from mc.web.operation import Operation, Resource, Route, operation
-from mc.web.parameters import METHODS_WITH_BODY, Parameter
+from mc.web.parameters import Parameter
 from mc.web.schemas import PROBLEM, VARIABLES
 
 URL = "/openapi.json"
+# Those whose parameters are documented as a body; it is read whatever the method.
+_METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 _DESCRIPTION = """\
 A machine is called by its name, percent-encoded, or by its UUID. Verbs are done by GET as well as
 by POST; HEAD never acts. A slash too many in a path means nothing. Every URL answers OPTIONS with
@@ -154,7 +156,7 @@ def _operation(route: Route, method: str, schemas: _Schemas, authentication: Seq
         "summary": declared.summary,
     }
     if declared.parameters:
-        told |= (_body if method in METHODS_WITH_BODY else _query)(declared.parameters)
+        told |= (_body if method in _METHODS_WITH_BODY else _query)(declared.parameters)
     if route.resource.public:
         told["security"] = []
         authentication = ()

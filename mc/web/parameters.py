@@ -11,8 +11,6 @@ from urllib.parse import parse_qsl
 
 from mc.web.problems import Problem
 
-METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
-
 # Of what a client sent, in an answer; no parameter is as long. And how many there may be.
 _LONGEST_SHOWN, _MOST_PARAMETERS = 500, 100
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
