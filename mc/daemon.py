@@ -4,30 +4,30 @@ import logging
 from contextlib import ExitStack
 from pathlib import Path
 
+from mc.actions.boot import BootVerbs
+from mc.actions.power import Power
 from mc.boot.backup import Backups
 from mc.boot.control import BootControl
 from mc.boot.definitions import Definitions
 from mc.boot.reboots import RebootRule
 from mc.boot.starts import Starts
-from mc.boot.verbs import BootVerbs
 from mc.checks import FirstLook
 from mc.errors import words
-from mc.health import Folder, Health
-from mc.machines import Machines
-from mc.metrics import Metrics
-from mc.power import Power
+from mc.hosts.watch import Watch
+from mc.machine.machines import Machines
+from mc.machine.supply import Supply
+from mc.machine.turns import MachineTurns, Places
+from mc.monitoring.health import Folder, Health
+from mc.monitoring.metrics import Metrics
 from mc.settings import Settings
-from mc.supply import Supply
-from mc.turns import MachineTurns, Places
 from mc.users import Users
 from mc.virsh import Virsh, check_binary, domain_events, qemu_events
-from mc.watch import Watch
 from mc.web.access.accounts import Accounts
 from mc.web.access.attempts import Attempts
 from mc.web.access.guard import Guard
-from mc.web.controller import Controller
 from mc.web.routes import routes
 from mc.web.serve import serve
+from mc.web.service.controller import Controller
 
 log = logging.getLogger(__name__)
 

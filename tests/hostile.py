@@ -15,8 +15,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from mc.web.controller import Controller
 from mc.web.routes import routes
+from mc.web.service.controller import Controller
 from tests.hypervisor import uuid_of
 
 # The machine that only bodies, headers, parameters and the names of others mention.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from threading import Thread
 from wsgiref.types import WSGIApplication
 
-from mc.web.addresses import Proxies
+from mc.web.server.addresses import Proxies
 from mc.web.server.http import HTTPServer
 from mc.web.server.serving import Limits, Serving
 

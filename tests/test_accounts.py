@@ -20,8 +20,8 @@ from requests.auth import HTTPDigestAuth
 
 from mc.users import add_user
 from mc.web.access.attempts import RATE
-from mc.web.controller import Controller
 from mc.web.routes import routes
+from mc.web.service.controller import Controller
 from tests.daemon import Answer, Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import hypervisor

@@ -7,10 +7,10 @@ import cherrypy
 import pytest
 
 from mc.web.access.guard import Guard
-from mc.web.application import Admission
-from mc.web.dispatch import Routes
-from mc.web.headers import EVERY_ANSWER, SERVER
-from mc.web.operation import Content, Resource, Route, Stream, operation
+from mc.web.routing.application import Admission
+from mc.web.routing.dispatch import Routes
+from mc.web.routing.operation import Content, Resource, Route, Stream, operation
+from mc.web.server.headers import EVERY_ANSWER, SERVER
 from tests.serving import serving
 from tests.wire import Response, Wire
 

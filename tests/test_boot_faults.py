@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from mc.boot import order
-from mc.boot.order import Device
+from mc.domain_xml import order
+from mc.domain_xml.order import Device
 from tests.daemon import Answer, Daemon
 from tests.domains import without_boot
 from tests.hypervisor import hypervisor

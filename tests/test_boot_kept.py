@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mc.boot import order
+from mc.domain_xml import order
 from tests.booting import (
     BAD_REQUEST,
     CONFLICT,

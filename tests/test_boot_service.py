@@ -11,9 +11,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from mc.boot import order
+from mc.actions.boot import BOOT_VERBS
 from mc.boot.backup import file_stem
-from mc.boot.verbs import BOOT_VERBS
+from mc.domain_xml import order
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES, uuid_of
 from tests.lab import Virsh

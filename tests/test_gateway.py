@@ -9,8 +9,8 @@ from wsgiref.validate import validator
 
 import pytest
 
-from mc.web.addresses import Proxies
-from mc.web.headers import EVERY_ANSWER, SERVER
+from mc.web.server.addresses import Proxies
+from mc.web.server.headers import EVERY_ANSWER, SERVER
 from tests.serving import serving
 from tests.wire import Response, Wire
 

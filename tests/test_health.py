@@ -8,10 +8,11 @@ from threading import Event
 
 import pytest
 
-from mc import __version__, health
+from mc import __version__
 from mc.errors import Refused, Stopping
-from mc.health import Folder, Health, Report
-from mc.turns import Places
+from mc.machine.turns import Places
+from mc.monitoring import health
+from mc.monitoring.health import Folder, Health, Report
 from mc.users import add_user
 from tests.daemon import Daemon
 from tests.hypervisor import open_virsh

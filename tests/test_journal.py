@@ -11,11 +11,11 @@ from urllib.parse import quote
 import pytest
 
 from mc.errors import NoAnswer, NoSuchMachine
-from mc.machines import Machine
-from mc.metrics import Metrics
+from mc.machine.machines import Machine
+from mc.monitoring.metrics import Metrics
 from mc.users import add_user
-from mc.web.journal import Refusals, journal
 from mc.web.problems import Problem
+from mc.web.routing.journal import Refusals, journal
 from tests.daemon import Answer, Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import DEVICES, hypervisor, uuid_of

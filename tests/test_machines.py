@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from mc.errors import NoSuchMachine, Unreachable
-from mc.machines import STATES, Machine, Machines, Status
-from mc.web.controller import Controller
+from mc.machine.machines import STATES, Machine, Machines, Status
 from mc.web.routes import routes
+from mc.web.service.controller import Controller
 from tests.booting import machines as made_machines
 from tests.booting import remove, wait_for_reboot_rule
 from tests.daemon import Answer, Daemon

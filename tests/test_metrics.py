@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from requests.auth import HTTPDigestAuth
 
 from mc import __version__
-from mc.machines import STATES
-from mc.metrics import Metrics
+from mc.machine.machines import STATES
+from mc.monitoring.metrics import Metrics
 from mc.users import add_user
 from tests.daemon import Daemon
 from tests.hypervisor import hypervisor, uuid_of

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from mc.boot import order
+from mc.domain_xml import order
 from tests.booting import PATIENCE, Define, get_boot, machines
 from tests.certificate import certificate
 from tests.daemon import PROGRAM, Daemon

@@ -16,10 +16,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from mc import __version__, errors
 from mc.web import problems
-from mc.web.controller import Controller
-from mc.web.openapi import document
-from mc.web.operation import Content, Resource, Route, operation
 from mc.web.routes import routes
+from mc.web.routing.operation import Content, Resource, Route, operation
+from mc.web.service.controller import Controller
+from mc.web.service.openapi import document
 from tests.daemon import Daemon
 from tests.hypervisor import DEVICES, STATES, hypervisor
 

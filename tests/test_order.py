@@ -14,9 +14,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mc.boot import order
-from mc.boot.devices import Role
-from mc.boot.order import Device, Order
+from mc.domain_xml import order
+from mc.domain_xml.devices import Role
+from mc.domain_xml.order import Device, Order
 from mc.errors import CannotBoot
 from tests import domains
 from tests.domains import traps, without_boot, without_note

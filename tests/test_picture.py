@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.errors import NoPicture
-from mc.picture import png
+from mc.machine.picture import png
 
 BLUE = b"P6 1 1 255\n\0\0\xff"
 

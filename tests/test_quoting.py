@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc.errors import NoSuchMachine, Refused
-from mc.machines import Machines
+from mc.machine.machines import Machines
 from mc.virsh.quoting import decode, encode
 from mc.virsh.session import Session
 from tests.hypervisor import STATES, hypervisor, open_virsh, uuid_of

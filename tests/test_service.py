@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import pytest
 
-from mc.verbs import VERBS
-from mc.web.controller import Controller
+from mc.machine.verbs import VERBS
 from mc.web.routes import routes
-from mc.web.service import ALL_VERBS
+from mc.web.service.controller import Controller
+from mc.web.service.resources import ALL_VERBS
 from tests.daemon import Answer, Daemon
 from tests.hypervisor import STATES, hypervisor, uuid_of
 from tests.wire import Wire

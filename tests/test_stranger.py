@@ -10,7 +10,7 @@ from itertools import chain
 import pytest
 
 from mc.users import add_user
-from mc.web.headers import EVERY_ANSWER, SERVER
+from mc.web.server.headers import EVERY_ANSWER, SERVER
 from tests.daemon import Daemon
 from tests.hypervisor import hypervisor
 from tests.stranger import HEAD, PLAIN, Meter, bodies, claims, headers, lines, many_headers

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from mc.errors import Busy, TooMany
-from mc.machines import Machines
-from mc.turns import MachineTurns, Places, Turns
+from mc.machine.machines import Machines
+from mc.machine.turns import MachineTurns, Places, Turns
 from tests.hypervisor import open_virsh
 from tests.lab.waiting import until
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mc.errors import Stopping
-from mc.machines import Machine, Machines
+from mc.hosts.watch import Changed, Everything, Gone, News, Reach, Subscription, Watch
+from mc.machine.machines import Machine, Machines
 from mc.virsh import domain_events
-from mc.watch import Changed, Everything, Gone, News, Reach, Subscription, Watch
 from tests.hypervisor import hypervisor, number_of, open_virsh, uuid_of
 from tests.lab import Laboratory, until
 
@@ -112,8 +112,8 @@ def house(tmp_path: Path) -> Iterator[House]:
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """One whose events are relied on, so that it reads when it hears of one."""
-    monkeypatch.setattr("mc.watch._CONNECTING", 0.0)
-    monkeypatch.setattr("mc.watch._LOOK", 3600.0)
+    monkeypatch.setattr("mc.hosts.watch._CONNECTING", 0.0)
+    monkeypatch.setattr("mc.hosts.watch._LOOK", 3600.0)
     with closing(House(tmp_path, 3, followed=True)) as house:
         yield house
 
@@ -265,8 +265,8 @@ def test_who_is_slow_is_told_the_latest_only(heard: House) -> None:
 def test_who_misses_very_much_is_told_everything_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mc.watch._CONNECTING", 0.0)
-    monkeypatch.setattr("mc.watch._LOOK", 3600.0)
+    monkeypatch.setattr("mc.hosts.watch._CONNECTING", 0.0)
+    monkeypatch.setattr("mc.hosts.watch._LOOK", 3600.0)
     with closing(House(tmp_path, 150, followed=True)) as house, reader(house.watch) as one:
         one.wait_for_everything()
         for number in range(100):

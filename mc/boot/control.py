@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from mc.boot import order
 from mc.boot.definitions import Definitions
-from mc.boot.order import Device
+from mc.domain_xml import order
+from mc.domain_xml.order import Device
 from mc.errors import NotConfigurable
-from mc.machines import FoundMachine
+from mc.machine.machines import FoundMachine
 from mc.virsh import Virsh
 
 

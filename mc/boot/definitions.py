@@ -4,11 +4,11 @@ import logging
 import time
 from math import inf
 
-from mc.boot import order
 from mc.boot.backup import Backups
-from mc.boot.devices import Role, role_on_host
+from mc.domain_xml import order
+from mc.domain_xml.devices import Role, role_on_host
 from mc.errors import Refused
-from mc.machines import FoundMachine
+from mc.machine.machines import FoundMachine
 from mc.virsh import Virsh
 
 log = logging.getLogger(__name__)

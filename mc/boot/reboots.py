@@ -16,10 +16,10 @@ from mc.errors import (
     Refused,
     Unavailable,
 )
-from mc.machines import FoundMachine, Machine, Machines
-from mc.supply import polled
-from mc.turns import MachineTurns
-from mc.verbs import Condition, condition
+from mc.machine.machines import FoundMachine, Machine, Machines
+from mc.machine.supply import polled
+from mc.machine.turns import MachineTurns
+from mc.machine.verbs import Condition, condition
 from mc.virsh import QemuEvent
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from math import inf
 from threading import Condition
 
-from mc.boot import order
 from mc.boot.definitions import Definitions
-from mc.boot.order import Device
 from mc.boot.runs import OWN_ENDS, POWER_OFF
+from mc.domain_xml import order
+from mc.domain_xml.order import Device
 from mc.errors import ControllerError, Refused, Stopping, Unavailable
-from mc.machines import FoundMachine
-from mc.supply import Supply
+from mc.machine.machines import FoundMachine
+from mc.machine.supply import Supply
 from mc.virsh import Virsh
 
 log = logging.getLogger(__name__)

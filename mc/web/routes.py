@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from mc.web.controller import Controller
-from mc.web.events import Events
-from mc.web.monitoring import HealthCheck, MetricsPage
-from mc.web.openapi import with_document
-from mc.web.operation import Route
-from mc.web.pages import page_routes
-from mc.web.service import service_routes
+from mc.web.routing.operation import Route
+from mc.web.service.controller import Controller
+from mc.web.service.events import Events
+from mc.web.service.monitoring import HealthCheck, MetricsPage
+from mc.web.service.openapi import with_document
+from mc.web.service.pages import page_routes
+from mc.web.service.resources import service_routes
 
 
 def routes(controller: Controller, authentication: Sequence[str] = ()) -> list[Route]:

@@ -16,10 +16,10 @@ from cherrypy.process.servers import ServerAdapter
 from mc.errors import Unusable, words
 from mc.settings import Settings
 from mc.web.access.guard import Guard
-from mc.web.addresses import Proxies
-from mc.web.application import Admission
-from mc.web.dispatch import Routes
-from mc.web.operation import Route
+from mc.web.routing.application import Admission
+from mc.web.routing.dispatch import Routes
+from mc.web.routing.operation import Route
+from mc.web.server.addresses import Proxies
 from mc.web.server.http import HTTPServer
 from mc.web.server.serving import Limits, Serving
 

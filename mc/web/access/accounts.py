@@ -16,8 +16,8 @@ from cherrypy.lib.auth_digest import HttpDigestAuthorization, www_authenticate
 from mc.errors import UsersUnusable
 from mc.users import REALM, Users, ha1
 from mc.web.access.attempts import LONGEST_IN_LINE, Attempts
-from mc.web.journal import quoted
 from mc.web.problems import Problem
+from mc.web.routing.journal import quoted
 from mc.web.server.connection import Connection
 from mc.web.server.gateway import CONNECTION
 from mc.web.server.incoming import taken_apart

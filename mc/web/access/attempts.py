@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
-from mc.web.addresses import network_of
+from mc.web.server.addresses import network_of
 
 RATE = 4.0
 """Wrong passwords that are answered in a second, whoever they are from, once they come faster."""

@@ -9,9 +9,9 @@ from contextlib import suppress
 from enum import Enum
 from http import HTTPStatus
 
-from mc.web.addresses import network_of, plain
-from mc.web.headers import head_of
 from mc.web.problems import Problem
+from mc.web.server.addresses import network_of, plain
+from mc.web.server.headers import head_of
 from mc.web.server.incoming import Incoming, Request
 from mc.web.server.serving import Limits
 from mc.web.server.tls import Channel

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-from mc.web.headers import head_of
 from mc.web.problems import unforeseen
 from mc.web.server.connection import Connection, Gone
+from mc.web.server.headers import head_of
 from mc.web.server.incoming import KNOWN_FIELDS, Request
 from mc.web.server.serving import Serving
 

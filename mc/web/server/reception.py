@@ -18,8 +18,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from threading import Lock
 
-from mc.web.addresses import plain
 from mc.web.problems import Problem, unforeseen
+from mc.web.server.addresses import plain
 from mc.web.server.connection import Connection, Holder
 from mc.web.server.incoming import Request
 from mc.web.server.serving import Serving

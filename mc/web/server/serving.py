@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mc.web.addresses import Proxies
+from mc.web.server.addresses import Proxies
 
 
 @dataclass(frozen=True)

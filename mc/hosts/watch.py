@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Lock, Thread
 
 from mc.errors import ControllerError, Stopping
-from mc.machines import Machine, Machines
+from mc.machine.machines import Machine, Machines
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from mc.machines import OFF as SHUT_OFF
-from mc.machines import Status
+from mc.machine.machines import OFF as SHUT_OFF
+from mc.machine.machines import Status
 
 
 class Condition(Enum):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from threading import Condition, Lock, Thread
 
 from mc.errors import Refused, TooMany, Unavailable
-from mc.turns import Places
+from mc.machine.turns import Places
 from mc.virsh import Virsh
 
 # Seconds that one of a crowd waits for a question that somebody else has asked.

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 from lxml import etree
 
-from mc.boot.sequence import Order
-from mc.boot.splice import Document
+from mc.domain_xml.sequence import Order
+from mc.domain_xml.splice import Document
 
 Device = Literal["pxe", "disk", "cdrom", "default"]
 """What can be asked for."""

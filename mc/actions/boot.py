@@ -1,14 +1,14 @@
 """The boot verbs: set what boots, then boot it, whatever state the machine is in."""
 
+from mc.actions.power import Outcome
 from mc.boot.control import BootControl
-from mc.boot.order import Device
 from mc.boot.starts import Starts
-from mc.machines import FoundMachine, Machines
-from mc.power import Outcome
-from mc.progress import Progress
-from mc.supply import Supply
-from mc.turns import MachineTurns
-from mc.verbs import Condition, condition
+from mc.domain_xml.order import Device
+from mc.machine.machines import FoundMachine, Machines
+from mc.machine.progress import Progress
+from mc.machine.supply import Supply
+from mc.machine.turns import MachineTurns
+from mc.machine.verbs import Condition, condition
 
 BOOT_VERBS: dict[str, Device] = {"pxeboot": "pxe", "diskboot": "disk", "defaultboot": "default"}
 """The verbs, and the devices that they set."""

@@ -13,11 +13,11 @@ from http import HTTPStatus
 import cherrypy
 
 from mc.errors import Stopping
-from mc.watch import Changed, Everything, News, Reach, Subscription
-from mc.web.controller import Controller, ServiceResource
-from mc.web.operation import Stream, operation
+from mc.hosts.watch import Changed, Everything, News, Reach, Subscription
 from mc.web.problems import encoded
+from mc.web.routing.operation import Stream, operation
 from mc.web.server.gateway import CONNECTION
+from mc.web.service.controller import Controller, ServiceResource
 
 # A browser connects anew after so many milliseconds.
 _RETRY = b"retry: 1000\n\n"

@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 from lxml import etree
 
-from mc.boot.devices import Device, Role, devices, node_device
-from mc.boot.sequence import OS_WORDS, Kind, Order
-from mc.boot.splice import Document
+from mc.domain_xml.devices import Device, Role, devices, node_device
+from mc.domain_xml.sequence import OS_WORDS, Kind, Order
+from mc.domain_xml.splice import Document
 from mc.errors import CannotBoot
 
 _OS_ROLES: dict[str, Role] = {

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from mc.errors import ControllerError
-from mc.machines import Machine
+from mc.machine.machines import Machine
 
 
 @dataclass

@@ -13,8 +13,8 @@ from threading import Lock
 import cherrypy
 
 from mc.errors import ControllerError
-from mc.machines import Machine
-from mc.metrics import Metrics
+from mc.machine.machines import Machine
+from mc.monitoring.metrics import Metrics
 from mc.web.problems import Problem
 
 log = logging.getLogger("mc.action")

@@ -6,9 +6,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import cherrypy
 
 from mc.web.access.guard import Guard
-from mc.web.dispatch import ROUTE, Found, RouteDispatcher, Routes
-from mc.web.operation import METHODS
 from mc.web.problems import error_page, problem_of
+from mc.web.routing.dispatch import ROUTE, Found, RouteDispatcher, Routes
+from mc.web.routing.operation import METHODS
 
 KNOWN_METHODS = (*METHODS, "OPTIONS")
 

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from mc.machines import STATES
+from mc.machine.machines import STATES
 
 
 def _object(title: str, /, **properties: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The resource that shows a machine's screen."""
 
 from mc.errors import NoPicture
-from mc.picture import png
-from mc.web import schemas
-from mc.web.controller import ServiceResource
-from mc.web.operation import Content, operation
+from mc.machine.picture import png
+from mc.web.routing.operation import Content, operation
+from mc.web.service import schemas
+from mc.web.service.controller import ServiceResource
 
 
 class Screenshot(ServiceResource):

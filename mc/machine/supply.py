@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from mc.errors import NoSuchMachine, Refused, Stopping, Transient, Unavailable
-from mc.machines import FoundMachine, Machine, Machines
+from mc.machine.machines import FoundMachine, Machine, Machines
 from mc.virsh import Virsh
 
 # Seconds between two looks at a machine that one waits for.

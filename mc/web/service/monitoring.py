@@ -3,11 +3,11 @@
 from http import HTTPStatus
 
 from mc import __version__
-from mc.metrics import MEDIA_TYPE
-from mc.web import schemas
-from mc.web.controller import ServiceResource
-from mc.web.operation import Content, operation
+from mc.monitoring.metrics import MEDIA_TYPE
 from mc.web.problems import Problem
+from mc.web.routing.operation import Content, operation
+from mc.web.service import schemas
+from mc.web.service.controller import ServiceResource
 
 
 class HealthCheck(ServiceResource):

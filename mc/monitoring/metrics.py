@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from mc import __version__
 from mc.errors import ControllerError
-from mc.machines import Machines
+from mc.machine.machines import Machines
 from mc.virsh import Virsh
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"

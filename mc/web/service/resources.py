@@ -7,19 +7,19 @@ from typing import Literal
 from urllib.parse import quote
 
 from mc import __version__
-from mc.boot.order import DEVICES, Device
-from mc.boot.verbs import BOOT_VERBS
-from mc.machines import Machine
-from mc.power import Outcome
-from mc.verbs import VERBS
+from mc.actions.boot import BOOT_VERBS
+from mc.actions.power import Outcome
+from mc.domain_xml.order import DEVICES, Device
+from mc.machine.machines import Machine
+from mc.machine.verbs import VERBS
 from mc.virsh.quoting import encode
-from mc.web import schemas
-from mc.web.controller import Controller, ServiceResource
-from mc.web.journal import journal
-from mc.web.operation import Operation, Resource, Route, operation
-from mc.web.parameters import boolean, one_of, seconds
 from mc.web.problems import Problem
-from mc.web.screen import Screenshot
+from mc.web.routing.journal import journal
+from mc.web.routing.operation import Operation, Resource, Route, operation
+from mc.web.routing.parameters import boolean, one_of, seconds
+from mc.web.service import schemas
+from mc.web.service.controller import Controller, ServiceResource
+from mc.web.service.screen import Screenshot
 
 ALL_VERBS = (*VERBS, *BOOT_VERBS)
 LONGEST_WAIT = 600.0

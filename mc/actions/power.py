@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from mc.boot.starts import Starts
 from mc.errors import NoSuchMachine, Refused, WrongState
-from mc.machines import OFF, FoundMachine, Machine, Machines, Status
-from mc.progress import Progress
-from mc.supply import Supply, polled
-from mc.turns import MachineTurns
-from mc.verbs import CYCLE, SETTLE, TRANSIENT, VERBS, Condition, Refusal, condition
+from mc.machine.machines import OFF, FoundMachine, Machine, Machines, Status
+from mc.machine.progress import Progress
+from mc.machine.supply import Supply, polled
+from mc.machine.turns import MachineTurns
+from mc.machine.verbs import CYCLE, SETTLE, TRANSIENT, VERBS, Condition, Refusal, condition
 from mc.virsh import Virsh
 
 # A machine that is on its way from one state to another gets this long, in seconds, to arrive.

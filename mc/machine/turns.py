@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Lock
 
 from mc.errors import Busy, TooMany
-from mc.machines import FoundMachine, Machines
-from mc.progress import Progress
+from mc.machine.machines import FoundMachine, Machines
+from mc.machine.progress import Progress
 
 
 @dataclass

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
+from mc.actions.boot import BootVerbs
+from mc.actions.power import Power
 from mc.boot.control import BootControl
-from mc.boot.verbs import BootVerbs
-from mc.health import Health
-from mc.machines import Machine, Machines, Status
-from mc.metrics import Metrics
-from mc.power import Power
-from mc.turns import Places
+from mc.hosts.watch import Watch
+from mc.machine.machines import Machine, Machines, Status
+from mc.machine.turns import Places
+from mc.monitoring.health import Health
+from mc.monitoring.metrics import Metrics
 from mc.virsh import Virsh
-from mc.watch import Watch
-from mc.web.operation import Resource
+from mc.web.routing.operation import Resource
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from http import HTTPStatus
 from typing import Any
 
 from mc import __version__
-from mc.web.operation import Operation, Resource, Route, operation
-from mc.web.parameters import Parameter
-from mc.web.schemas import PROBLEM, VARIABLES
+from mc.web.routing.operation import Operation, Resource, Route, operation
+from mc.web.routing.parameters import Parameter
+from mc.web.service.schemas import PROBLEM, VARIABLES
 
 URL = "/openapi.json"
 # Those whose parameters are documented as a body; it is read whatever the method.

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import cherrypy
 
-from mc.web import schemas
-from mc.web.controller import Controller
-from mc.web.operation import Content, Operation, Resource, Route, operation
 from mc.web.problems import wants_html
-from mc.web.service import Index
+from mc.web.routing.operation import Content, Operation, Resource, Route, operation
+from mc.web.service import schemas
+from mc.web.service.controller import Controller
+from mc.web.service.resources import Index
 
-_FOLDER = Path(__file__).parent / "console"
+_FOLDER = Path(__file__).parent.parent / "console"
 _PAGE = "console.html"
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",

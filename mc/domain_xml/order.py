@@ -12,12 +12,12 @@ running machine's `dumpxml`, which is good for reading only. Roles are those of 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mc.boot import note as notes
-from mc.boot.devices import Role, node_device
-from mc.boot.domain import NO_ROLES, Domain
-from mc.boot.note import DEVICES, Device, Note
-from mc.boot.sequence import Order, renamed
-from mc.boot.splice import Document
+from mc.domain_xml import note as notes
+from mc.domain_xml.devices import Role, node_device
+from mc.domain_xml.domain import NO_ROLES, Domain
+from mc.domain_xml.note import DEVICES, Device, Note
+from mc.domain_xml.sequence import Order, renamed
+from mc.domain_xml.splice import Document
 from mc.errors import CannotBoot
 
 __all__ = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from mc.web.parameters import Parameter
+from mc.web.routing.parameters import Parameter
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")
 

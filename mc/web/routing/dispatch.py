@@ -11,10 +11,10 @@ import cherrypy
 
 from mc.virsh.quoting import decode
 from mc.web.access.guard import Guard
-from mc.web.journal import Refusals
-from mc.web.operation import Content, Route, Stream
-from mc.web.parameters import read_parameters
 from mc.web.problems import Problem, to_json
+from mc.web.routing.journal import Refusals
+from mc.web.routing.operation import Content, Route, Stream
+from mc.web.routing.parameters import read_parameters
 from mc.web.server.incoming import parts_of
 
 ROUTE = "libvirt_http_mc.route"

@@ -1,0 +1,1 @@
+"""Performing the verbs."""

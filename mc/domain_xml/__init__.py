@@ -1,0 +1,1 @@
+"""The boot order in a machine's XML: XML in, XML out."""

@@ -1,0 +1,1 @@
+"""Hosts, each of which is one libvirt."""

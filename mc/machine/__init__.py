@@ -1,0 +1,1 @@
+"""Machines: what they are, whose turn it is, and what feeds them."""

@@ -1,0 +1,1 @@
+"""Whether things work, and what has happened."""
