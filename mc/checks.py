@@ -5,22 +5,22 @@ the accounts, without which nobody would get in. What may come later, or come ba
 libvirt, and the backup folder.
 """
 
-import difflib
 import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Literal, TypeVar
 
+from mc import libvirt_uri
 from mc.boot.backup import Backups
-from mc.errors import NoAnswer, Unreachable, Unusable
-from mc.settings import Settings
+from mc.errors import NoAnswer, Unreachable, Unusable, VirshUnusable, words
+from mc.settings import HostSettings, Settings
 from mc.users import Users
 from mc.virsh import check_binary
 from mc.virsh.session import Session
@@ -30,12 +30,10 @@ log = logging.getLogger(__name__)
 # Seconds for what has no deadline of its own, such as a folder on a network.
 _PATIENCE = 15.0
 _END = 1.0
-# Those of libvirt 9 to 11 (https://libvirt.org/drivers.html), to tell a slip from a failure.
-_DRIVERS = (
-    *("bhyve", "ch", "esx", "gsx", "hyperv", "interface", "lxc", "network", "nodedev", "nwfilter"),
-    *("openvz", "qemu", "remote", "secret", "storage", "test", "vbox", "vmwarefusion"),
-    *("vmwareplayer", "vmwarews", "vpx", "vz", "xen"),
-)
+# As many connections are made at once as the daemon makes, lest they keep the processor from each
+# other. One that takes longer than so many seconds waits for its host, and counts no more.
+_AT_ONCE = 8
+_BUSY_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -44,7 +42,7 @@ T = TypeVar("T")
 class Finding:
     """What became of one check; the text begins with what the setting is called."""
 
-    passed: bool
+    mark: Literal["ok", "warning", "failed"]
     text: str
 
 
@@ -54,13 +52,14 @@ def findings(settings: Settings, *, with_packages: bool) -> Iterator[Finding]:
     `with_packages` says whether there are those of Python's without which nothing is served.
     """
 
-    def found(key: str, look: Callable[[], str], seconds: float = _PATIENCE) -> Finding:
+    def found(key: str, look: Callable[[], str], host: str = "") -> Finding:
+        label = settings.label(key, host)
         try:
-            return Finding(True, f"{settings.label(key)}: {_within(seconds, look)}")
+            return Finding("ok", f"{label}: {_begun(look).result(_PATIENCE)}")
         except Unusable as error:
-            return Finding(False, f"{settings.label(error.key)}: {error}")
+            return Finding("failed", f"{settings.label(error.key, host)}: {error}")
         except TimeoutError:
-            return Finding(False, f"{settings.label(key)}: no answer within {seconds:g} s")
+            return Finding("failed", f"{label}: no answer within {_PATIENCE:g} s")
 
     if with_packages and settings.certificate:
         yield found("server.ssl_certificate", lambda: _tls(settings))
@@ -68,15 +67,49 @@ def findings(settings: Settings, *, with_packages: bool) -> Iterator[Finding]:
         yield found("server.socket_port", lambda: _address(settings))
     if settings.users_file:
         yield found("auth.users_file", lambda: _accounts(settings))
-    virsh = found("libvirt.virsh", lambda: f"version {check_binary(settings.virsh)}")
-    yield virsh
-    if virsh.passed:
-        # The deadline is that of the connection, and this one is for what comes around it.
-        seconds = settings.read_seconds + _PATIENCE
-        yield found("libvirt.uri", lambda: _libvirt(settings), seconds)
-    else:
-        yield Finding(False, f"{settings.label('libvirt.uri')}: not tried, for want of virsh")
+    usable = set()
+    for binary, host in settings.virshs.items():
+        virsh = found("libvirt.virsh", partial(_virsh, binary), host.name)
+        yield virsh
+        if virsh.mark == "ok":
+            usable.add(binary)
+    yield from _connections(settings, usable)
     yield found("boot.backup_dir", lambda: _backups(settings))
+
+
+def _connections(settings: Settings, virshs: set[str]) -> Iterator[Finding]:
+    """What there is to say of each host, with these virsh binaries."""
+    troubles = _troubles([host for host in settings.hosts if host.virsh in virshs])
+    # Each has its own deadline, and this one is for what comes around it.
+    end = time.monotonic() + max(host.read_seconds for host in settings.hosts) + _PATIENCE
+    for host in settings.hosts:
+        label = settings.label("libvirt.uri", host.name)
+        for text in libvirt_uri.warnings(host.uri):
+            yield Finding("warning", f"{label}: {text}")
+        trouble: str | None = "not tried, for want of virsh"
+        if host.name in troubles:
+            try:
+                trouble = troubles[host.name].result(max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                trouble = f"no answer within {host.read_seconds + _PATIENCE:g} s"
+        if trouble:
+            yield Finding("failed", f"{label}: {trouble}")
+        else:
+            yield Finding("ok", f"{label}: {host.uri} answers")
+
+
+def _troubles(hosts: Sequence[HostSettings]) -> dict[str, Future[str | None]]:
+    """What will become of a connection to each host, by its name; all are begun."""
+    troubles = {}
+    busy: dict[Future[str | None], float] = {}
+    for host in hosts:
+        while len(busy) >= _AT_ONCE:
+            wait(busy, min(busy.values()) - time.monotonic(), FIRST_COMPLETED)
+            now = time.monotonic()
+            busy = {one: until for one, until in busy.items() if now < until and not one.done()}
+        troubles[host.name] = _begun(LibvirtOnce(host).trouble)
+        busy[troubles[host.name]] = time.monotonic() + _BUSY_SECONDS
+    return troubles
 
 
 def _tls(settings: Settings) -> str:
@@ -110,26 +143,41 @@ def _accounts(settings: Settings) -> str:
     return f"{settings.users_file}, accounts: {len(names)}"
 
 
-def _libvirt(settings: Settings) -> str:
-    trouble = LibvirtOnce(settings).trouble()
-    if trouble:
-        raise Unusable("libvirt.uri", trouble)
-    return f"{settings.uri} answers"
+def _virsh(binary: str) -> str:
+    return f"version {check_binary(binary)}"
+
+
+def check_virshs(settings: Settings) -> str:
+    """The versions of the virsh binaries, such as `9.0.0`.
+
+    Raises `VirshUnusable` if one cannot be used, with a host that it is for.
+    """
+    versions = set()
+    for binary, host in settings.virshs.items():
+        try:
+            versions.add(check_binary(binary))
+        except VirshUnusable as error:
+            error.host = host.name
+            raise
+    return ", ".join(sorted(versions))
 
 
 def _backups(settings: Settings) -> str:
-    trouble = Backups(settings.backups, settings.backups_kept).trouble()
+    trouble = _folder_trouble(settings)
     if trouble:
         raise Unusable("boot.backup_dir", trouble)
-    is_there = os.path.lexists(settings.backups)
-    return f"{settings.backups} {'can be written' if is_there else 'will be made when needed'}"
+    folder = settings.backup_dir
+    return f"{folder} {'can be written' if os.path.lexists(folder) else 'will be made when needed'}"
 
 
-def _within(seconds: float, look: Callable[[], T]) -> T:
-    """What a function returns or raises; `TimeoutError` if it has not after so many seconds.
+def _folder_trouble(settings: Settings) -> str | None:
+    """Why no backup of some host's machines could be written; see `Backups.trouble`."""
+    folders = (Backups(settings.backups_of(host), settings.backups_kept) for host in settings.hosts)
+    return next(filter(None, (folder.trouble() for folder in folders)), None)
 
-    It then goes on in its thread, which the end of the process does not wait for.
-    """
+
+def _begun(look: Callable[[], T]) -> Future[T]:
+    """What a function will return or raise, in a thread that no end of the process waits for."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -139,14 +187,14 @@ def _within(seconds: float, look: Callable[[], T]) -> T:
             future.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return future.result(seconds)
+    return future
 
 
 class LibvirtOnce:
     """One connection to libvirt by a virsh of its own, to see whether there is one to be had."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, host: HostSettings) -> None:
+        self._host = host
         self._lock = Lock()
         self._session: Session | None = None
         self._is_closed = False
@@ -156,13 +204,13 @@ class LibvirtOnce:
 
         It takes as long as the daemon gives a connection: libvirt.read_seconds.
         """
-        settings = self._settings
-        deadline = time.monotonic() + settings.read_seconds
+        host = self._host
+        deadline = time.monotonic() + host.read_seconds
         try:
             with self._lock:
                 if self._is_closed:
                     return None
-                self._session = session = Session(settings.virsh, settings.uri)
+                self._session = session = Session(host.virsh, host.uri)
             try:
                 session.greet(deadline)
             finally:
@@ -170,15 +218,17 @@ class LibvirtOnce:
                     self._session = None
                 session.close()
         except Unreachable as error:
-            words = str(error)
+            said = str(error)
         except NoAnswer:
-            words = f"no answer within {settings.read_seconds:g} s (libvirt.read_seconds)"
+            said = f"no answer within {host.read_seconds:g} s (libvirt.read_seconds)"
+        except OSError as error:
+            # Files may run out where hosts are many.
+            said = words(error)
         else:
             return None
         if self._is_closed:
             return None
-        hint = _hint(settings.uri) or "does libvirt run, and may this user use it?"
-        return f"{settings.uri} cannot be reached: {words} ({hint})"
+        return f"{host.uri} cannot be reached: {said} ({libvirt_uri.hint(host.uri)})"
 
     def close(self) -> None:
         """End the connection that is being tried, from another thread."""
@@ -188,73 +238,24 @@ class LibvirtOnce:
                 self._session.kill()
 
 
-def _hint(uri: str) -> str:
-    """What may be wrong about a URI by which libvirt cannot be reached.
+def warn_at_start(settings: Settings) -> None:
+    """Have the log say at the start what is unsafe, or will not work, though it serves."""
+    for host in settings.hosts:
+        for text in libvirt_uri.warnings(host.uri):
+            log.warning("%s: %s", settings.label("libvirt.uri", host.name), text)
+    # A folder that does not answer is not waited for.
+    Thread(target=_warn_of_backups, args=[settings], name="first look", daemon=True).start()
 
-    >>> _hint("qmeu:///system")
-    "libvirt has no driver 'qmeu': is 'qemu' meant?"
-    >>> _hint("qemu+ssh://host/sytem")
-    "is the path '/system' meant?"
-    >>> _hint("qemu+ssh://host/system")
-    ''
-    """
-    if ":" not in uri:
-        return "it is no URI, and so an alias that libvirt.conf should have"
+
+def _warn_of_backups(settings: Settings) -> None:
     try:
-        parts = urlsplit(uri)
-    except ValueError as error:
-        return str(error)
-    driver = parts.scheme.partition("+")[0]
-    if driver not in _DRIVERS:
-        near = difflib.get_close_matches(driver, _DRIVERS, 1)
-        meant = f": is {near[0]!r} meant?" if near else ""
-        return f"libvirt has no driver {driver!r}{meant}"
-    paths = ("/system", "/session", "/embed")
-    if driver == "qemu" and parts.path not in paths:
-        near = difflib.get_close_matches(parts.path, paths, 1) or ["/system"]
-        return f"is the path {near[0]!r} meant?"
-    if driver == "test" and not os.path.exists(unquote(parts.path)):  # noqa: PTH110
-        return f"there is no file {unquote(parts.path)}"
-    return ""
-
-
-class FirstLook:
-    """Has the log say at the start what will not work, though the daemon serves all the same."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._libvirt = LibvirtOnce(settings)
-        self._thread = Thread(target=self._run, name="first look", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-        if self._settings.uri.startswith("test:"):
-            # It is embedded, and so there at once or not at all.
-            self._thread.join(_PATIENCE)
-
-    def close(self) -> None:
-        """Its virsh is gone when this returns; a folder that does not answer is not waited for."""
-        self._libvirt.close()
-        self._thread.join(_END)
-
-    def _run(self) -> None:
-        settings = self._settings
-        trouble = self._libvirt.trouble()
-        if trouble:
-            log.warning(
-                "%s: %s; it is tried again as needed",
-                settings.label("libvirt.uri"),
-                trouble,
-            )
-        backups = Backups(settings.backups, settings.backups_kept)
-        try:
-            trouble = _within(_PATIENCE, backups.trouble)
-        except TimeoutError:
-            trouble = f"{settings.backups}: no answer within {_PATIENCE:g} s"
-        if trouble:
-            log.warning(
-                "%s: %s; no boot order can be set until that is mended, or another folder is "
-                "chosen with --backup-dir",
-                settings.label("boot.backup_dir"),
-                trouble,
-            )
+        trouble = _begun(lambda: _folder_trouble(settings)).result(_PATIENCE)
+    except TimeoutError:
+        trouble = f"{settings.backup_dir}: no answer within {_PATIENCE:g} s"
+    if trouble:
+        log.warning(
+            "%s: %s; no boot order can be set until that is mended, or another folder is "
+            "chosen with --backup-dir",
+            settings.label("boot.backup_dir"),
+            trouble,
+        )

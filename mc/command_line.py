@@ -218,9 +218,10 @@ def _check(chosen: Settings) -> int:
     if lacking:
         _complain(f"failed: {lacking}")
     for finding in findings(chosen, with_packages=not lacking):
-        all_passed = all_passed and finding.passed
-        tell = _say if finding.passed else _complain
-        tell(f"{'ok' if finding.passed else 'failed'}: {finding.text}")
+        passed = finding.mark != "failed"
+        all_passed = all_passed and passed
+        tell = _say if passed else _complain
+        tell(f"{finding.mark}: {finding.text}")
     return 0 if all_passed else 1
 
 
@@ -236,7 +237,7 @@ def _serve(chosen: Settings) -> int:
     try:
         run(chosen)
     except Unusable as error:
-        _complain(f"{chosen.label(error.key)}: {error}")
+        _complain(f"{chosen.label(error.key, error.host or '')}: {error}")
         return 1
     except OSError as error:
         _complain(": ".join(filter(None, (words(error), error.filename))))

@@ -1,197 +1,88 @@
-"""The settings: one typed, validated object, from a file and the command line."""
+"""The settings: one typed, validated object, from a file and the command line.
+
+What is about one libvirt is in `HostSettings`, once for each; `[global]` has what all share.
+"""
 
 import logging
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import Field, InitVar, dataclass, field, fields
-from ipaddress import ip_address, ip_network
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from mc import settings_file
+from mc import libvirt_uri, settings_file
+from mc import settings_values as must
 from mc.errors import SettingsError
 
-Check = Callable[[Any], str | None]
-"""What is wrong with a value of the right type, or None."""
+LOCAL = "local"
+"""The name of the one host where the settings give none a name."""
+
+Labels = Mapping[tuple[str, str], str]
+"""What whoever gave a setting calls it, by host and key; the host is "" for all of them."""
 
 
-def _any(value: object) -> str | None:
-    return None
-
-
-def _between(least: float, most: float) -> Check:
-    def check(value: float) -> str | None:
-        return None if least <= value <= most else f"must be between {least:g} and {most:g}"
-
-    return check
-
-
-def _one_of(*allowed: str) -> Check:
-    def check(value: str) -> str | None:
-        return None if value in allowed else "must be one of " + ", ".join(map(repr, allowed))
-
-    return check
-
-
-def _names(value: tuple[str, ...]) -> str | None:
-    return None if all(map(str.strip, value)) else "must be a list of texts that are not empty"
-
-
-def _networks(value: tuple[str, ...]) -> str | None:
-    try:
-        for network in value:
-            ip_network(network)
-    except ValueError as error:
-        return f"must be a list of addresses and networks, such as '10.0.0.0/8': {error}"
-    return None
-
-
-def _user_names(value: tuple[str, ...]) -> str | None:
-    """By RFC 7616, section 3.4, a user name of Digest authentication holds no colon."""
-    if any(":" in name or not name.isprintable() for name in value):
-        return "must be a list of user names, which hold no colon"
-    return _names(value)
-
-
-def _filled(value: str) -> str | None:
-    return None if value.strip() and value.isprintable() else "must be printable text"
-
-
-def _uri(value: str) -> str | None:
-    """A libvirt URI (https://libvirt.org/uri.html) or an alias from libvirt.conf."""
-    if re.fullmatch(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?:[!-~]+|[\w-]+", value, re.ASCII | re.I):
-        return None
-    return "must be a libvirt URI such as 'qemu:///system'"
-
-
-def _absolute(value: str) -> str | None:
-    if Path(value).is_absolute() and "\0" not in value:
-        return None
-    return "must be an absolute path"
-
-
-def _absolute_or_none(value: str) -> str | None:
-    return _absolute(value) if value else None
-
-
-def _host(value: str) -> str | None:
-    """A name or an address; the system tells whether it is one of this host's."""
-    labels = value.split(".")
-    if re.fullmatch(r"[a-z0-9_.:%-]+", value, re.ASCII | re.I) and max(map(len, labels)) < 64:
-        return None
-    return "must be a host name or an IP address"
-
-
-def _shutdown_mode(value: str) -> str | None:
-    modes = {"acpi", "agent", "initctl", "signal", "paravirt"}
-    if not value or set(value.split(",")) <= modes:
-        return None
-    return "must be empty or a list of virsh's shutdown modes: " + ", ".join(sorted(modes))
-
-
-def _setting(key: str, default: object, check: Check, option: str = "") -> Any:
+def _setting(key: str, default: object, check: must.Check, option: str = "") -> Any:
     return field(default=default, metadata={"key": key, "check": check, "option": option or key})
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where settings were given: the options on the command line, by key; the keys in the file."""
+class HostSettings:
+    """What is set about one libvirt; see `Settings`."""
 
-    options: Mapping[str, str] = field(default_factory=dict)
-    file: str = ""
-    in_file: frozenset[str] = frozenset()
-
-    def label(self, key: str) -> str:
-        """How whoever gave a setting calls it."""
-        if key in self.options:
-            return self.options[key]
-        return f"{self.file}: {key}" if key in self.in_file else key
+    name: str = LOCAL
+    uri: str = _setting("libvirt.uri", "qemu:///system", must.libvirt_uri, "--connect")
+    virsh: str = _setting("libvirt.virsh", "virsh", must.filled)
+    machines: tuple[str, ...] = _setting("libvirt.machines", (), must.names)
+    read_sessions: int = _setting("libvirt.read_sessions", 4, must.between(1, 64))
+    action_sessions: int = _setting("libvirt.action_sessions", 2, must.between(1, 64))
+    read_seconds: float = _setting("libvirt.read_seconds", 5.0, must.between(0.1, 600))
+    action_seconds: float = _setting("libvirt.action_seconds", 60.0, must.between(0.1, 3600))
+    shutdown_mode: str = _setting("libvirt.shutdown_mode", "", must.shutdown_mode)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting with its default; the key that names it in the file is in its metadata.
+    """Every other setting with its default; the key that names it in the file is in its metadata.
 
-    Durations are in seconds, sizes in bytes. Raises `SettingsError` for an impossible value.
+    Durations are in seconds, sizes in bytes.
     """
 
-    host: str = _setting("server.socket_host", "127.0.0.1", _host, "--listen")
-    port: int = _setting("server.socket_port", 9001, _between(0, 65535), "--listen")
-    thread_pool: int = _setting("server.thread_pool", 64, _between(2, 1000))
-    socket_queue_size: int = _setting("server.socket_queue_size", 128, _between(1, 65535))
-    socket_timeout: float = _setting("server.socket_timeout", 10.0, _between(1, 3600))
-    max_connections: int = _setting("server.max_connections", 512, _between(8, 65535))
-    max_header: int = _setting("server.max_request_header_size", 8192, _between(1024, 1 << 20))
-    max_body: int = _setting("server.max_request_body_size", 65536, _between(1024, 1 << 20))
-    certificate: str = _setting("server.ssl_certificate", "", _absolute_or_none, "--tls-cert")
-    private_key: str = _setting("server.ssl_private_key", "", _absolute_or_none, "--tls-key")
-    names: tuple[str, ...] = _setting("server.names", (), _names)
-    trusted_proxies: tuple[str, ...] = _setting("server.trusted_proxies", (), _networks)
-    users_file: str = _setting("auth.users_file", "", _absolute_or_none, "--users")
-    readers: tuple[str, ...] = _setting("auth.readers", (), _user_names)
-    anonymous: bool = _setting("auth.anonymous", False, _any)
+    host: str = _setting("server.socket_host", "127.0.0.1", must.host, "--listen")
+    port: int = _setting("server.socket_port", 9001, must.between(0, 65535), "--listen")
+    thread_pool: int = _setting("server.thread_pool", 64, must.between(2, 1000))
+    socket_queue_size: int = _setting("server.socket_queue_size", 128, must.between(1, 65535))
+    socket_timeout: float = _setting("server.socket_timeout", 10.0, must.between(1, 3600))
+    max_connections: int = _setting("server.max_connections", 512, must.between(8, 65535))
+    max_header: int = _setting("server.max_request_header_size", 8192, must.between(1024, 1 << 20))
+    max_body: int = _setting("server.max_request_body_size", 65536, must.between(1024, 1 << 20))
+    certificate: str = _setting("server.ssl_certificate", "", must.absolute_or_none, "--tls-cert")
+    private_key: str = _setting("server.ssl_private_key", "", must.absolute_or_none, "--tls-key")
+    names: tuple[str, ...] = _setting("server.names", (), must.names)
+    trusted_proxies: tuple[str, ...] = _setting("server.trusted_proxies", (), must.networks)
+    users_file: str = _setting("auth.users_file", "", must.absolute_or_none, "--users")
+    readers: tuple[str, ...] = _setting("auth.readers", (), must.user_names)
+    anonymous: bool = _setting("auth.anonymous", False, must.anything)
     log_level: str = _setting(
-        "log.level", "info", _one_of("debug", "info", "warning", "error"), "--log-level"
+        "log.level", "info", must.one_of("debug", "info", "warning", "error"), "--log-level"
     )
-    uri: str = _setting("libvirt.uri", "qemu:///system", _uri, "--connect")
-    virsh: str = _setting("libvirt.virsh", "virsh", _filled)
-    machines: tuple[str, ...] = _setting("libvirt.machines", (), _names)
-    read_sessions: int = _setting("libvirt.read_sessions", 4, _between(1, 64))
-    action_sessions: int = _setting("libvirt.action_sessions", 2, _between(1, 64))
-    read_seconds: float = _setting("libvirt.read_seconds", 5.0, _between(0.1, 600))
-    action_seconds: float = _setting("libvirt.action_seconds", 60.0, _between(0.1, 3600))
-    shutdown_mode: str = _setting("libvirt.shutdown_mode", "", _shutdown_mode)
-    state_words: str = _setting("service.state_words", "libvirt", _one_of("libvirt", "power"))
-    turn_seconds: float = _setting("service.turn_seconds", 30.0, _between(0, 3600))
-    event_streams: int = _setting("service.event_streams", 16, _between(0, 1000))
+    list_seconds: float = _setting("libvirt.list_seconds", 1.0, must.between(0.1, 60))
+    state_words: str = _setting("service.state_words", "libvirt", must.one_of("libvirt", "power"))
+    turn_seconds: float = _setting("service.turn_seconds", 30.0, must.between(0, 3600))
+    event_streams: int = _setting("service.event_streams", 16, must.between(0, 1000))
     backup_dir: str = _setting(
-        "boot.backup_dir", "/var/lib/libvirt_mc/backups", _absolute, "--backup-dir"
+        "boot.backup_dir", "/var/lib/libvirt_mc/backups", must.absolute, "--backup-dir"
     )
-    backups_kept: int = _setting("boot.backups_kept", 20, _between(1, 100000))
-    grace_seconds: float = _setting("boot.grace_seconds", 15.0, _between(0, 600))
-    origin: InitVar[Origin | None] = None
-    # Not a setting, and so not a field.
-    _origin: ClassVar[Origin] = Origin()
+    backups_kept: int = _setting("boot.backups_kept", 20, must.between(1, 100000))
+    grace_seconds: float = _setting("boot.grace_seconds", 15.0, must.between(0, 600))
+    hosts: tuple[HostSettings, ...] = (HostSettings(),)
+    """At least one, in the order of the file."""
+    labels: Labels = field(default_factory=dict, compare=False, repr=False)
 
-    def __post_init__(self, origin: Origin | None) -> None:
-        object.__setattr__(self, "_origin", origin or Origin())
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if not _is_a(one, value):
-                raise self._error(key_of(one), value, f"must be {_KINDS[one.type]}")
-            complaint = one.metadata["check"](value)
-            if complaint:
-                raise self._error(key_of(one), value, complaint)
-        self._check_together()
+    def label(self, key: str, host: str | None = None) -> str:
+        """How whoever gave a setting calls it: by its option, or by file, section and key.
 
-    def label(self, key: str) -> str:
-        """How whoever gave a setting calls it: by its option, or by its key and the file."""
-        return self._origin.label(key)
-
-    def _error(self, key: str, value: object, reason: str) -> SettingsError:
-        return SettingsError(key, value, reason, self.label(key))
-
-    def _check_together(self) -> None:
-        if self.certificate and not self.private_key:
-            reason = "its private key is needed, too: --tls-key or server.ssl_private_key"
-            raise self._error("server.ssl_certificate", self.certificate, reason)
-        if self.private_key and not self.certificate:
-            reason = "its certificate is needed, too: --tls-cert or server.ssl_certificate"
-            raise self._error("server.ssl_private_key", self.private_key, reason)
-        if self.anonymous and self.users_file:
-            reason = f"{self.label('auth.users_file')} says the opposite"
-            raise self._error("auth.anonymous", True, reason)
-        if self.readers and not self.users_file:
-            reason = "accounts are needed, too: --users or auth.users_file"
-            raise self._error("auth.readers", self.readers, reason)
-        if not (self.users_file or self.anonymous or _is_loopback(self.host)):
-            raise self._error(
-                "server.socket_host",
-                self.host,
-                "anybody who reaches it could switch machines off: make an account "
-                "(libvirt_mc.py --add-user NAME --users FILE) and serve with --users FILE, listen "
-                "on 127.0.0.1, or set auth.anonymous = True",
-            )
+        `host` is the name of the host that it is about, if it is about one.
+        """
+        return _label(self.labels, key, host or "")
 
     @property
     def logging_level(self) -> int:
@@ -221,23 +112,26 @@ class Settings:
         return max(1, self.thread_pool // 10)
 
     @property
-    def backups(self) -> Path:
-        return Path(self.backup_dir)
+    def virshs(self) -> dict[str, HostSettings]:
+        """Each virsh binary, with the first host that it is for."""
+        first: dict[str, HostSettings] = {}
+        for host in self.hosts:
+            first.setdefault(host.virsh, host)
+        return first
+
+    def backups_of(self, host: HostSettings) -> Path:
+        """The folder for a host's backups: machines of two hosts may have the same name."""
+        folder = Path(self.backup_dir)
+        return folder if host.name == LOCAL else folder / host.name
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether a host is this one alone; any name but `localhost` may be or become another."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _keys(kind: type[Settings | HostSettings]) -> dict[str, Field[Any]]:
+    return {one.metadata["key"]: one for one in fields(kind) if "key" in one.metadata}
 
 
-def key_of(one: Field[Any]) -> str:
-    """The key that names a setting in the file."""
-    key: str = one.metadata["key"]
-    return key
-
+OF_HOST = _keys(HostSettings)
+SETTINGS = _keys(Settings) | OF_HOST
+"""Every setting, by the key that names it in the file."""
 
 # What a value of each type is called: they are Python's literals, but not all users know Python.
 _KINDS: Mapping[Any, str] = {
@@ -265,17 +159,98 @@ def load(path: Path | None, overrides: Mapping[str, object]) -> Settings:
     impossible value, and if the file cannot be read.
     """
     in_file = settings_file.read(path) if path else {}
-    values = in_file | dict(overrides)
-    known = {key_of(one): one for one in fields(Settings)}
-    options = {key: known[key].metadata["option"] for key in overrides if key in known}
-    origin = Origin(options, str(path), frozenset(in_file))
-    for key, value in values.items():
-        if key not in known:
-            raise SettingsError(key, value, "there is no such setting", origin.label(key))
-    given = {known[key].name: _frozen(known[key], value) for key, value in values.items()}
-    return Settings(**given, origin=origin)  # type: ignore[arg-type]
+    labels = {
+        (host, key): settings_file.label(path, key, host)
+        for host, values in in_file.items()
+        for key in values
+    }
+    labels |= {("", key): SETTINGS[key].metadata["option"] for key in overrides if key in SETTINGS}
+    shared = in_file.pop("", {}) | dict(overrides)
+    values = _valid(shared, labels)
+    defaults = HostSettings(**{key: values.pop(key) for key in _names(OF_HOST) & values.keys()})
+    if in_file and "libvirt.uri" in shared:
+        reason = "there are sections [/hosts/...], and each of them has its own: leave this one out"
+        raise _error(labels, "libvirt.uri", defaults.uri, reason)
+    hosts = []
+    for host, own in in_file.items():
+        if "libvirt.uri" not in own:
+            reason = f"[/hosts/{host}] has no libvirt.uri, which each host needs"
+            raise SettingsError("--config", str(path), reason, "--config")
+        hosts.append(replace(defaults, name=host, **_valid(own, labels, host)))
+    chosen = Settings(**values, hosts=tuple(hosts) or (defaults,), labels=labels)
+    _check_together(chosen)
+    return chosen
 
 
-def _frozen(one: Field[Any], value: object) -> object:
-    """A list becomes a tuple where a tuple is wanted: settings do not change."""
-    return tuple(value) if one.type == tuple[str, ...] and isinstance(value, list) else value
+def _label(labels: Labels, key: str, host: str = "") -> str:
+    return labels.get((host, key)) or labels.get(("", key), key)
+
+
+def _error(labels: Labels, key: str, value: object, reason: str, host: str = "") -> SettingsError:
+    return SettingsError(key, value, reason, _label(labels, key, host))
+
+
+def _names(settings: Mapping[str, Field[Any]]) -> set[str]:
+    return {one.name for one in settings.values()}
+
+
+def _valid(given: Mapping[str, object], labels: Labels, host: str = "") -> dict[str, Any]:
+    """The values of one section by the names of their attributes."""
+    values = {}
+    for key, literal in given.items():
+        # Settings do not change, but lists would.
+        value = tuple(literal) if isinstance(literal, list) else literal
+        complaint = _complaint(key, value, host)
+        if complaint:
+            raise _error(labels, key, literal, complaint, host)
+        values[SETTINGS[key].name] = value
+    return values
+
+
+def _complaint(key: str, value: object, host: str) -> str | None:
+    if key not in SETTINGS:
+        return "there is no such setting"
+    if host and key not in OF_HOST:
+        return "it is not about one host: it belongs into [global]"
+    one = SETTINGS[key]
+    if not _is_a(one, value):
+        return f"must be {_KINDS[one.type]}"
+    complaint: str | None = one.metadata["check"](value)
+    return complaint
+
+
+def _check_together(chosen: Settings) -> None:
+    """Raise `SettingsError` for what is possible by itself, but not with the other settings."""
+
+    def error(key: str, value: object, reason: str, host: str = "") -> SettingsError:
+        return _error(chosen.labels, key, value, reason, host)
+
+    if chosen.certificate and not chosen.private_key:
+        reason = "its private key is needed, too: --tls-key or server.ssl_private_key"
+        raise error("server.ssl_certificate", chosen.certificate, reason)
+    if chosen.private_key and not chosen.certificate:
+        reason = "its certificate is needed, too: --tls-cert or server.ssl_certificate"
+        raise error("server.ssl_private_key", chosen.private_key, reason)
+    if chosen.anonymous and chosen.users_file:
+        reason = f"{chosen.label('auth.users_file')} says the opposite"
+        raise error("auth.anonymous", True, reason)
+    if chosen.readers and not chosen.users_file:
+        reason = "accounts are needed, too: --users or auth.users_file"
+        raise error("auth.readers", chosen.readers, reason)
+    if not (chosen.users_file or chosen.anonymous or must.is_loopback(chosen.host)):
+        raise error(
+            "server.socket_host",
+            chosen.host,
+            "anybody who reaches it could switch machines off: make an account "
+            "(libvirt_mc.py --add-user NAME --users FILE) and serve with --users FILE, listen "
+            "on 127.0.0.1, or set auth.anonymous = True",
+        )
+    seen: dict[object, str] = {}
+    for host in chosen.hosts:
+        complaint = libvirt_uri.complaint(host.uri)
+        if complaint:
+            raise error("libvirt.uri", host.uri, complaint, host.name)
+        first = seen.setdefault(libvirt_uri.identity(host.uri), host.name)
+        if first != host.name:
+            reason = f"it is the libvirt of [/hosts/{first}] already"
+            raise error("libvirt.uri", host.uri, reason, host.name)

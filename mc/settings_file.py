@@ -3,16 +3,20 @@
 import ast
 import configparser
 import os
+import re
 import stat
 from pathlib import Path
 
 from mc.errors import SettingsError, words
 
 _LONGEST = 1 << 20
+_SECTION = re.compile(r"global|/hosts/([a-z0-9][a-z0-9.-]{0,62})")
+# configparser drops what stands there, and with it a limit, perhaps.
+_BEHIND_A_SECTION = re.compile(r"^\[[^]\n]*\][ \t]*[^\s#;]", re.MULTILINE)
 
 
-def read(path: Path) -> dict[str, object]:
-    """The values in the section `[global]`, by key.
+def read(path: Path) -> dict[str, dict[str, object]]:
+    """The values in each section, by key: of `[/hosts/H]` under H, of `[global]` under "".
 
     Raises `SettingsError`, with the file's name and the line, for a file that cannot be read or is
     of another form.
@@ -27,12 +31,27 @@ def read(path: Path) -> dict[str, object]:
         parser.read_string(text)
     except configparser.Error as error:
         raise _refused(path, _complaint(error)) from error
+    behind = _BEHIND_A_SECTION.search(text)
+    if behind:
+        line = text.count("\n", 0, behind.start()) + 1
+        raise _refused(path, f"line {line}: behind a section's name stand only comments")
+    sections = {}
     for section in parser.sections():
-        if section != "global":
-            raise _refused(path, f"there is no section [{section}], only [global]")
-    if not parser.has_section("global"):
-        return {}
-    return {key: _literal(path, key, text) for key, text in parser.items("global")}
+        found = _SECTION.fullmatch(section)
+        if not found:
+            reason = (
+                "only [global] and [/hosts/NAME], where a NAME has up to 63 of a-z, 0-9, '.', '-'"
+            )
+            raise _refused(path, f"there is no section [{section}], {reason}")
+        host = found[1] or ""
+        items = parser.items(section)
+        sections[host] = {key: _literal(label(path, key, host), key, value) for key, value in items}
+    return sections
+
+
+def label(path: Path | None, key: str, host: str = "") -> str:
+    """How a setting in the file is called, a host's with its section."""
+    return f"{path}: [/hosts/{host}] {key}" if host else f"{path}: {key}"
 
 
 def _refused(path: Path, reason: str) -> SettingsError:
@@ -76,7 +95,7 @@ def _complaint(error: configparser.Error) -> str:
     return str(error).replace("\n", " ")
 
 
-def _literal(path: Path, key: str, text: str) -> object:
+def _literal(label: str, key: str, text: str) -> object:
     try:
         value: object = ast.literal_eval(text)
         # There are numbers that Python reads and does not write, and it must be told of them.
@@ -84,4 +103,4 @@ def _literal(path: Path, key: str, text: str) -> object:
         return value
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         reason = "must be a Python literal; text needs quotes"
-        raise SettingsError(key, text, reason, f"{path}: {key}") from error
+        raise SettingsError(key, text, reason, label) from error

@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from mc import libvirt_uri
 from mc.users import add_user
 from tests.certificate import certificate
 from tests.daemon import PROGRAM, Daemon
+from tests.hypervisor import hypervisor
 from tests.lab import Laboratory, processes, until
 
 PATIENCE = 60
@@ -179,8 +182,137 @@ def test_slip_in_a_uri_is_told_from_libvirts_being_away(fragile: Laboratory, fol
         assert told.endswith(f" ({hint})")
 
 
+def hosts(folder: Path, **sections: str) -> str:
+    """The option for settings with these sections of hosts."""
+    text = "\n".join(f"[/hosts/{name}]\n{lines}" for name, lines in sections.items())
+    (folder / "hosts.conf").write_text(
+        f"[global]\nserver.socket_port = 0\nlibvirt.read_seconds = 600\n{text}\n"
+    )
+    return f"--config={folder}/hosts.conf"
+
+
+def test_each_host_has_a_line_and_each_virsh_one(folder: Path) -> None:
+    (folder / "virsh").symlink_to("/usr/bin/virsh")
+    config = hosts(
+        folder,
+        c="libvirt.uri = 'test:///default?no_verify=1'",
+        b=f"libvirt.uri = 'test:///nope.xml'\nlibvirt.virsh = '{folder}/virsh'",
+        a="libvirt.uri = 'qemu:///system'\nlibvirt.virsh = '/bin/false'",
+        d=f"libvirt.uri = 'nope'\nlibvirt.virsh = '{folder}/virsh'",
+    )
+    status, lines = check(config, "--listen=127.0.0.1:0", "--backup-dir=b", folder=folder)
+    assert status == 1
+    file = f"{folder}/hosts.conf"
+    begins = [
+        "the settings are valid",
+        "ok: --listen: ",
+        "ok: libvirt.virsh: version ",
+        f"ok: {file}: [/hosts/b] libvirt.virsh: version ",
+        f"failed: {file}: [/hosts/a] libvirt.virsh: /bin/false does not run: ",
+        f"warning: {file}: [/hosts/c] libvirt.uri: whoever answers in the host's place ",
+        f"ok: {file}: [/hosts/c] libvirt.uri: test:///default?no_verify=1 answers",
+        f"failed: {file}: [/hosts/b] libvirt.uri: test:///nope.xml cannot be reached: ",
+        f"failed: {file}: [/hosts/a] libvirt.uri: not tried, for want of virsh",
+        f"failed: {file}: [/hosts/d] libvirt.uri: nope cannot be reached: ",
+        f"ok: --backup-dir: {folder}/b will be made when needed",
+    ]
+    assert len(lines) == len(begins), lines
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True)), lines
+
+
+def test_warning_is_no_failure(folder: Path) -> None:
+    config = hosts(folder, a="libvirt.uri = 'test:///default?no_verify=1'")
+    status, lines = check(config, "--listen=127.0.0.1:0", "--backup-dir=b", folder=folder)
+    assert (status, sum(line.startswith("warning: ") for line in lines)) == (0, 1)
+
+
+@pytest.fixture
+def mutes() -> Iterator[list[socket.socket]]:
+    """Twenty hosts that take connections and say nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(20)]
+
+
+def mute_sections(mutes: list[socket.socket]) -> dict[str, str]:
+    ports = [mute.getsockname()[1] for mute in mutes]
+    return {f"m{port}": f"libvirt.uri = 'qemu+tcp://127.0.0.1:{port}/system'" for port in ports}
+
+
+def outcomes(said: str) -> list[tuple[str, str]]:
+    return re.findall(r"^libvirt_mc: (\w+): \S+ \[/hosts/(\w+)\] libvirt.uri: ", said, re.M)
+
+
+def test_hosts_that_do_not_answer_are_waited_for_all_at_once(
+    folder: Path, mutes: list[socket.socket]
+) -> None:
+    """Were they not, the last would not be asked before the first had its ten minutes."""
+    sections = mute_sections(mutes)
+    for number in range(20):
+        uri = hypervisor(folder / f"{number}.xml", [("vm", "running")])
+        sections[f"t{number}"] = f"libvirt.uri = '{uri}'"
+    with ExitStack() as stack, subprocess.Popen(
+        [sys.executable, PROGRAM, "--check-config", hosts(folder, **sections)],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        stack.callback(process.kill)
+        connections = []
+        for mute in mutes:
+            mute.settimeout(PATIENCE)
+            connections.append(stack.enter_context(mute.accept()[0]))
+        for connection in connections:
+            connection.close()
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert outcomes(said) == [("ok" if name[0] == "t" else "failed", name) for name in sections]
+
+
+def test_hosts_for_which_files_run_out_are_told(folder: Path, mutes: list[socket.socket]) -> None:
+    sections = mute_sections(mutes)
+    config = hosts(
+        folder, **{name: f"{uri}\nlibvirt.read_seconds = 5" for name, uri in sections.items()}
+    )
+    done = subprocess.run(
+        ["prlimit", "--nofile=40", sys.executable, PROGRAM, "--check-config", config],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        timeout=PATIENCE, check=False, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout, done.stdout
+    assert done.returncode == 1
+    assert outcomes(done.stdout) == [("failed", name) for name in sections]
+    assert "Too many open files (" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("qemu+ssh://h/system?no_tty=1", []),
+        ("qemu+tls://h/system?no_verify=0", []),
+        ("qemu+tls://h/system?no_verify=1", ["is verified"]),
+        ("qemu+tls://h/system?pkipath=/x;no_verify=1", ["is verified"]),
+        ("qemu+ssh://h/system?No_Verify=1&no_tty=1", ["is verified"]),
+        ("qemu+libssh://h/system?sshauth=agent&known_hosts_verify=ignore", ["is verified"]),
+        ("qemu+ssh://h/system?socket=/run/s&no_verify=1", ["is verified", "nc on the host"]),
+        ("qemu+libssh2://h/system?sshauth=agent&socket=/run/s", ["nc on the host"]),
+        ("qemu+unix:///system?socket=/run/s", []),
+        ("qemu+tcp://h/system", ["+tcp is not encrypted"]),
+        ("qemu+TCP://192.0.2.1/system", ["+tcp is not encrypted"]),
+        ("qemu+tcp://127.0.0.1/system", []),
+        ("qemu+tcp://[::1]/system", []),
+        ("qemu+tcp://localhost/system", []),
+        ("qemu+tcp:///system", []),
+        ("qemu+tls://h/system", []),
+        ("alias", []),
+        ("test://[x", []),
+    ],
+)
+def test_what_is_unsafe_or_brittle_about_a_uri(uri: str, words: list[str]) -> None:
+    found = libvirt_uri.warnings(uri)
+    assert len(found) == len(words)
+    assert all(one in text for one, text in zip(words, found, strict=True))
+
+
 def warnings(daemon: Daemon) -> list[str]:
-    return re.findall(r" WARNING mc\.checks: (.*)", daemon.log())
+    return re.findall(r" WARNING mc\.(?:checks|hosts\.host): (.*)", daemon.log())
 
 
 def test_start_at_which_all_is_well_warns_of_nothing(folder: Path) -> None:
@@ -194,7 +326,7 @@ def test_start_warns_of_what_will_not_work_and_serves(folder: Path, uri: str) ->
     with Daemon("--connect", uri, "--backup-dir", str(folder / "text")) as daemon:
         until(lambda: len(warnings(daemon)) == 2, PATIENCE, "warnings")
         assert daemon.get("/service/machines").status == 503
-        of_libvirt, of_folder = warnings(daemon)
+        of_folder, of_libvirt = sorted(warnings(daemon))
     assert of_libvirt.startswith(f"--connect: {uri} cannot be reached: ")
     assert of_libvirt.endswith("; it is tried again as needed")
     assert of_folder.startswith(
@@ -205,11 +337,34 @@ def test_start_warns_of_what_will_not_work_and_serves(folder: Path, uri: str) ->
 def test_start_does_not_wait_for_libvirt_nor_does_the_end(folder: Path, mute: str) -> None:
     (folder / "slow.conf").write_text("[global]\nlibvirt.read_seconds = 600\n")
     with Daemon("--connect", mute, "--config", str(folder / "slow.conf")) as daemon:
-        # The latter is for the one-time boots that have ended meanwhile.
-        what = "first look, two streams of events, and a session"
-        until(lambda: len(daemon.children()) == 4, PATIENCE, what)
-        virshs = daemon.children()
+        virshs = until(daemon.children, PATIENCE, "first connection")
         daemon.stop()
         assert daemon.process.returncode == 0
         assert all(processes.state(pid) in ("", "Z") for pid in virshs)
         assert warnings(daemon) == []
+
+
+def test_start_warns_of_what_is_unsafe_about_each_host(folder: Path) -> None:
+    config = hosts(
+        folder,
+        a="libvirt.uri = 'test:///default'",
+        b="libvirt.uri = 'qemu+tls://127.0.0.1:1/system?no_verify=1'",
+    )
+    with Daemon(config, "--backup-dir", str(folder)) as daemon:
+        (said,) = warnings(daemon)
+    assert said.startswith(f"{folder}/hosts.conf: [/hosts/b] libvirt.uri: whoever answers in ")
+
+
+def test_virsh_of_one_host_that_cannot_be_used_is_named_at_the_start(folder: Path) -> None:
+    config = hosts(
+        folder,
+        a="libvirt.uri = 'test:///default'",
+        b="libvirt.uri = 'test:///b'\nlibvirt.virsh = '/bin/true'",
+    )
+    done = subprocess.run(
+        [sys.executable, PROGRAM, config, "--listen=127.0.0.1:0"],
+        capture_output=True, timeout=PATIENCE, check=False, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    label = f"{folder}/hosts.conf: [/hosts/b] libvirt.virsh"
+    assert done.stderr == f"libvirt_mc: {label}: /bin/true is not libvirt's virsh: it says ''\n"

@@ -20,7 +20,7 @@ import pytest
 from mc import __version__
 from mc.users import add_user
 from tests.daemon import PROGRAM, Answer, Daemon
-from tests.hypervisor import hypervisor
+from tests.hypervisor import hypervisor, uuid_of
 from tests.lab import processes
 from tests.lab.waiting import until
 from tests.ports import reserved_port
@@ -432,7 +432,7 @@ def test_signal_ends_a_daemon_that_waits_for_a_machine(
     uri = hypervisor(tmp_path / "node.xml", [("leaving", "in shutdown")])
     with Daemon("--connect", uri) as daemon, ThreadPoolExecutor(1) as thread:
         future = thread.submit(daemon.act, "leaving", "power_on")
-        until(lambda: "domstate" in daemon.log(), PATIENCE, "look at the machine")
+        until(lambda: uuid_of(0) in daemon.log(), PATIENCE, "look at the machine")
         stop(daemon, number)
         error = future.exception(PATIENCE)
         assert error is not None or future.result().status == HTTPStatus.SERVICE_UNAVAILABLE

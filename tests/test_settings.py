@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,9 @@ import pytest
 
 from mc import settings
 from mc.errors import SettingsError
-from mc.settings import Settings, key_of
+from mc.settings import OF_HOST, SETTINGS, HostSettings, Settings
 from tests.daemon import PROGRAM
 from tests.lab import processes, until
-
-FIELDS = {key_of(one): one for one in fields(Settings)}
 
 # For each setting: values that it takes beside its default, and values that it must refuse.
 GOOD: dict[str, list[object]] = {
@@ -48,6 +46,7 @@ GOOD: dict[str, list[object]] = {
     "libvirt.action_sessions": [1, 64],
     "libvirt.read_seconds": [0.1, 1, 600],
     "libvirt.action_seconds": [0.1, 1, 3600.0],
+    "libvirt.list_seconds": [0.1, 1, 60],
     "libvirt.shutdown_mode": ["", "acpi", "agent", "acpi,agent", "initctl,signal,paravirt"],
     "service.state_words": ["libvirt", "power"],
     "service.turn_seconds": [0, 0.5, 3600],
@@ -80,6 +79,7 @@ IMPOSSIBLE: dict[str, list[object]] = {
     "libvirt.action_sessions": [0, 65, -1],
     "libvirt.read_seconds": [0, 0.09, 600.1, -1],
     "libvirt.action_seconds": [0, 0.09, 3600.1],
+    "libvirt.list_seconds": [0, 0.09, 61, -1],
     "libvirt.shutdown_mode": ["reset", "acpi,", "acpi agent", "ACPI", "none", "--help"],
     "service.state_words": ["", "on", "Libvirt", "LIBVIRT"],
     "service.turn_seconds": [-0.1, 3601],
@@ -122,11 +122,11 @@ def cases(table: dict[str, list[object]]) -> list[tuple[str, object]]:
 
 
 def wrong_types() -> list[tuple[str, object]]:
-    return [(key, value) for key, one in FIELDS.items() for value in OF_WRONG_TYPE[one.type]]
+    return [(key, value) for key, one in SETTINGS.items() for value in OF_WRONG_TYPE[one.type]]
 
 
 def value_of(chosen: Settings, key: str) -> Any:
-    return getattr(chosen, FIELDS[key].name)
+    return getattr(chosen.hosts[0] if key in OF_HOST else chosen, SETTINGS[key].name)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def file(tmp_path: Path) -> Path:
 
 def told(key: str, value: object) -> str:
     """How a value of the command line is named that is at fault: its option, if there is one."""
-    option = FIELDS[key].metadata["option"]
+    option = SETTINGS[key].metadata["option"]
     shown = list(value) if isinstance(value, tuple) else value
     return f"{option} {shown!r}: " if option != key else f"{key} = {shown!r}: "
 
@@ -151,7 +151,7 @@ def test_defaults_are_valid() -> None:
 
 
 def test_every_setting_is_tried() -> None:
-    assert set(GOOD) == set(IMPOSSIBLE) == set(FIELDS)
+    assert set(GOOD) == set(IMPOSSIBLE) == set(SETTINGS)
 
 
 def test_settings_do_not_change() -> None:
@@ -192,7 +192,7 @@ def test_every_option_of_a_setting_is_one_of_the_command_line() -> None:
     help_text = subprocess.run(
         [sys.executable, PROGRAM, "--help"], capture_output=True, text=True, check=True
     ).stdout
-    options = {one.metadata["option"] for one in FIELDS.values()} - set(FIELDS)
+    options = {one.metadata["option"] for one in SETTINGS.values()} - set(SETTINGS)
     named = set(re.findall(r"^  (--[a-z-]+) ", help_text, re.M))
     assert options == named - {"--config", "--add-user", "--check-config", "--version"}
 
@@ -255,16 +255,211 @@ def test_file_that_sets_nothing_leaves_the_defaults(file: Path, text: str) -> No
 def test_comments_are_no_values(file: Path) -> None:
     text = "# a\n[global]\n; b\nserver.socket_port = 1 # c\nlibvirt.uri = 'test:///a#b' # d\n"
     chosen = load(file, text)
-    assert (chosen.port, chosen.uri) == (1, "test:///a#b")
+    assert (chosen.port, chosen.hosts[0].uri) == (1, "test:///a#b")
 
 
 def test_percent_sign_means_itself(file: Path) -> None:
     text = "[global]\nlibvirt.uri = 'qemu+ssh://h/system?keyfile=%(x)s%2F'\n"
-    assert load(file, text).uri == "qemu+ssh://h/system?keyfile=%(x)s%2F"
+    assert load(file, text).hosts[0].uri == "qemu+ssh://h/system?keyfile=%(x)s%2F"
 
 
 def test_file_is_utf_8(file: Path) -> None:
     assert load(file, "[global]\nboot.backup_dir = '/ü/测试'\n").backup_dir == "/ü/测试"
+
+
+HOSTS = """
+[global]
+libvirt.read_seconds = 7
+libvirt.machines = ["ci-*"]
+[/hosts/kvm2.example]
+libvirt.uri = "test:///two"
+libvirt.virsh = "virsh-10"
+libvirt.machines = ["lab-*"]
+libvirt.read_sessions = 1
+libvirt.action_sessions = 3
+libvirt.read_seconds = 0.5
+libvirt.action_seconds = 9
+libvirt.shutdown_mode = "acpi"
+[/hosts/0-kvm]
+libvirt.uri = "test:///one"
+"""
+
+
+def test_host_is_what_its_section_says_and_else_as_global(file: Path) -> None:
+    assert load(file, HOSTS).hosts == (
+        HostSettings(
+            "kvm2.example", "test:///two", "virsh-10", ("lab-*",), 1, 3, 0.5, 9, "acpi"
+        ),
+        HostSettings("0-kvm", "test:///one", machines=("ci-*",), read_seconds=7),
+    )  # fmt: skip
+    assert settings.load(file, {"libvirt.read_seconds": 8}).hosts[1].read_seconds == 8
+
+
+def test_readmes_example_of_hosts_is_right(file: Path) -> None:
+    text = (PROGRAM.parent / "README.md").read_text()
+    first, second = load(file, text.split("```ini\n")[1].split("```")[0]).hosts
+    assert (first.name, first.machines, first.read_seconds) == ("kvm1", (), 10.0)
+    assert (second.name, second.machines, second.read_seconds) == ("kvm2", ("lab-*",), 10.0)
+
+
+def test_without_sections_there_is_one_host() -> None:
+    (host,) = settings.load(None, {"libvirt.uri": "test:///x"}).hosts
+    assert host == HostSettings("local", "test:///x")
+
+
+@pytest.mark.parametrize("given", ["file", "line"])
+def test_uri_for_all_hosts_is_refused(file: Path, given: str) -> None:
+    in_file, option = "", {"libvirt.uri": "qemu:///system"}
+    if given == "file":
+        in_file, option = "libvirt.uri = 'qemu:///system'\n", {}
+    file.write_text(f"[global]\n{in_file}[/hosts/a]\nlibvirt.uri = 'test:///a'\n")
+    with pytest.raises(SettingsError) as caught:
+        settings.load(file, option)
+    label = f"{file}: libvirt.uri =" if in_file else "--connect"
+    reason = "there are sections [/hosts/...], and each of them has its own: leave this one out"
+    assert str(caught.value) == f"{label} 'qemu:///system': {reason}"
+
+
+@pytest.mark.parametrize("text", ["", "libvirt.machines = ['x']\n"])
+def test_host_without_a_uri_is_refused(file: Path, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"[/hosts/a]\n{text}")
+    assert (
+        str(caught.value)
+        == f"--config {str(file)!r}: [/hosts/a] has no libvirt.uri, which each host needs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        *((f"{key} = {SETTINGS[key].default!r}", "it is not about one host: it belongs into [glo")
+          for key in SETTINGS if key not in OF_HOST),
+        ("libvirt.url = 'x'", "there is no such setting"),
+        ("name = 'x'", "there is no such setting"),
+        ("libvirt.read_seconds = '5'", "must be a number"),
+        ("libvirt.read_seconds = 0", "must be between 0.1 and 600"),
+        ("libvirt.machines = 'x'", "must be a list of texts"),
+        ("libvirt.virsh = virsh", "must be a Python literal; text needs quotes"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_section_is_told_with_it(file: Path, line: str, reason: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"[/hosts/a]\nlibvirt.uri = 'test:///a'\n{line}\n")
+    assert str(caught.value).startswith(f"{file}: [/hosts/a] {line.split(' = ')[0]} = ")
+    assert f": {reason}" in str(caught.value)
+
+
+def test_default_that_is_wrong_is_told_though_each_host_has_its_own(file: Path) -> None:
+    own = "[/hosts/a]\nlibvirt.uri = 'test:///a'\nlibvirt.read_seconds = 1\n"
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"{own}[global]\nlibvirt.read_seconds = 0\n")
+    assert str(caught.value).startswith(f"{file}: libvirt.read_seconds = 0: must be between")
+
+
+def test_setting_of_a_host_is_called_by_where_it_was_given(file: Path) -> None:
+    text = "[global]\nlibvirt.virsh = 'v'\n[/hosts/a]\nlibvirt.uri = 'test:///a'\n"
+    file.write_text(text)
+    chosen = settings.load(file, {"log.level": "info", "server.socket_host": "127.0.0.1"})
+    assert chosen.label("libvirt.uri", "a") == f"{file}: [/hosts/a] libvirt.uri"
+    assert chosen.label("libvirt.virsh", "a") == f"{file}: libvirt.virsh"
+    assert chosen.label("libvirt.machines", "a") == "libvirt.machines"
+    assert chosen.label("log.level") == "--log-level"
+    assert chosen.label("server.socket_host") == "--listen"
+    assert Settings().label("libvirt.uri", "local") == "libvirt.uri"
+
+
+SAME = [
+    ("qemu:///system", "qemu:///system/"),
+    ("qemu:///system", "QEMU+unix:///system"),
+    ("qemu+ssh://kvm1/system", "qemu+ssh://KVM1:22/system?no_tty=1"),
+    ("qemu://kvm1/system", "qemu+tls://kvm1:16514/system?pkipath=/x&no_verify=1"),
+    ("qemu+tcp://kvm1/system", "qemu+tcp://kvm1:16509/system"),
+    ("qemu+ssh://kvm1/system?socket=/a&netcat=b", "qemu+ssh://kvm1/system?netcat=b&Socket=%2Fa"),
+    ("xen:///", "xen:///system"),
+    ("test:///a%20b", "test:///a%20b"),
+    ("kvm1", "kvm1"),
+    ("test://[x", "test://[x"),
+]
+OTHER = [
+    ("qemu:///system", "qemu:///session"),
+    ("qemu:///system", "qemu:///system?socket=/run/other"),
+    ("qemu+ssh://kvm1/system", "qemu+ssh://kvm2/system"),
+    ("qemu+ssh://kvm1/system", "qemu+ssh://kvm1:2222/system"),
+    ("qemu+ssh://kvm1/system", "qemu+tls://kvm1/system"),
+    ("qemu+ssh://a@kvm1/session", "qemu+ssh://b@kvm1/session"),
+    ("test:///a", "test:///A"),
+    ("kvm1", "Kvm1"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME + OTHER)
+def test_one_libvirt_cannot_be_two_hosts(file: Path, one: str, other: str) -> None:
+    text = f"[/hosts/a]\nlibvirt.uri = {one!r}\n[/hosts/b]\nlibvirt.uri = {other!r}\n"
+    if (one, other) in OTHER:
+        assert [host.uri for host in load(file, text).hosts] == [one, other]
+        return
+    with pytest.raises(SettingsError) as caught:
+        load(file, text)
+    reason = "it is the libvirt of [/hosts/a] already"
+    assert str(caught.value) == f"{file}: [/hosts/b] libvirt.uri = {other!r}: {reason}"
+
+
+@pytest.mark.parametrize("transport", ["libssh", "LIBSSH2"])
+@pytest.mark.parametrize(
+    ("query", "is_taken"),
+    [
+        *(("", False), ("?no_tty=1", False), ("?sshauth=", False), ("?sshauth=password", False)),
+        *(("?sshauth=privkey,password", False), ("?sshauth=agent&sshauth=password", False)),
+        *(("?sshauth=agent;sshauth=password", False), ("?keyfile=sshauth=agent", False)),
+        *(("?sshauth=privkey", True), ("?sshauth=agent,privkey&no_tty=1", True)),
+        ("?SSHAuth=%41gent", True),
+    ],
+)
+def test_libssh_that_may_take_commands_for_passwords_is_refused(
+    transport: str, query: str, is_taken: bool
+) -> None:
+    uri = f"qemu+{transport}://kvm1/system{query}"
+    if is_taken:
+        assert settings.load(None, {"libvirt.uri": uri}).hosts[0].uri == uri
+        return
+    with pytest.raises(SettingsError, match="as passwords: add sshauth=privkey") as caught:
+        settings.load(None, {"libvirt.uri": uri})
+    assert str(caught.value).startswith(f"--connect {uri!r}: ")
+
+
+def test_ssh_asks_for_no_passwords_that_virsh_would_answer() -> None:
+    assert settings.load(None, {"libvirt.uri": "qemu+ssh://kvm1/system"})
+
+
+def test_backups_of_hosts_do_not_meet(file: Path) -> None:
+    text = "[global]\nboot.backup_dir = '/b'\n"
+    chosen = load(file, text)
+    assert chosen.backups_of(chosen.hosts[0]) == Path("/b")
+    chosen = load(file, f"{text}[/hosts/a.b]\nlibvirt.uri = 'kvm'\n")
+    assert chosen.backups_of(chosen.hosts[0]) == Path("/b/a.b")
+
+
+def test_each_virsh_is_there_once_with_a_host(file: Path) -> None:
+    uris = [f"[/hosts/{name}]\nlibvirt.uri = 'test:///{name}'\n" for name in "abc"]
+    chosen = load(file, f"{uris[0]}libvirt.virsh = 'v'\n{uris[1]}{uris[2]}libvirt.virsh = 'v'\n")
+    assert {virsh: host.name for virsh, host in chosen.virshs.items()} == {"v": "a", "virsh": "b"}
+
+
+@pytest.mark.parametrize("name", ["a", "0", "kvm-1.example.org", "a..b", "x" * 63])
+def test_host_has_a_name_for_urls(file: Path, name: str) -> None:
+    assert load(file, f"[/hosts/{name}] # b\nlibvirt.uri = 'kvm'\n").hosts[0].name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", ".a", "-a", "a_b", "a b", "a/b", "a%2fb", "ä", "a ", "x" * 64, ".."]
+)
+def test_host_of_another_name_is_refused(file: Path, name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(file, f"[/hosts/{name}]\nlibvirt.uri = 'kvm'\n")
+    assert f": there is no section [/hosts/{name}], only [global] and [/hosts/NAME]," in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("section", ["Global", "GLOBAL", "/", "/service", "DEFAULT", "globals"])
@@ -286,6 +481,15 @@ def test_other_section_is_refused(file: Path, section: str) -> None:
             "line 3: log.level is there already",
         ),
         ("[global]\n[global]\n", "line 2: [global] is there already"),
+        ("[/hosts/a]\n[global]\n[/hosts/a]\n", "line 3: [/hosts/a] is there already"),
+        (
+            "[/hosts/a]\nlibvirt.uri = 'x'\nlibvirt.uri = 'x'\n",
+            "line 3: libvirt.uri is there already",
+        ),
+        (
+            "[global]\n[/hosts/a] libvirt.machines = ['x']\nlibvirt.uri = 'x'\n",
+            "line 2: behind a section's name stand only comments",
+        ),
         ("[global\n", "line 1: '[global' stands before [global]"),
         ("#" * (1 << 20) + "\n", "it is longer than 1048576 bytes"),
     ],
@@ -336,7 +540,7 @@ def test_settings_may_come_through_a_pipe() -> None:
 def test_command_line_wins(file: Path) -> None:
     file.write_text("[global]\nlibvirt.uri = 'test:///file'\nlog.level = 'debug'\n")
     chosen = settings.load(file, {"libvirt.uri": "test:///line"})
-    assert (chosen.uri, chosen.log_level) == ("test:///line", "debug")
+    assert (chosen.hosts[0].uri, chosen.log_level) == ("test:///line", "debug")
 
 
 def test_command_line_does_not_save_a_file_that_is_wrong_elsewhere(file: Path) -> None:
@@ -358,9 +562,8 @@ def test_log_level_is_one_of_pythons(level: str, number: int) -> None:
 
 
 def test_list_in_the_file_is_taken_and_cannot_change(file: Path) -> None:
-    assert load(file, "[global]\nlibvirt.machines = ['lab-*', 'ci-1']\n").machines == (
-        "lab-*",
-        "ci-1",
+    assert load(file, "[global]\nlibvirt.machines = ['lab-*', 'ci-1']\n").hosts == (
+        HostSettings(machines=("lab-*", "ci-1")),
     )
 
 

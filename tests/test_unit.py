@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from mc import settings
-from mc.settings import Settings, key_of
-from mc.virsh.commands import BURST
+from mc.settings import SETTINGS, Settings
+from mc.virsh import FOR_ONE_OF_MANY
 from tests.daemon import PROGRAM
 
 ROOT = PROGRAM.parent
@@ -99,7 +98,7 @@ def test_user_of_the_unit_is_made_and_may_use_libvirt(unit: dict[str, str], tmp_
 
 
 def test_backups_go_where_the_unit_may_write(unit: dict[str, str]) -> None:
-    assert Settings().backups.parent == Path("/var/lib") / unit["StateDirectory"]
+    assert Path(Settings().backup_dir).parent == Path("/var/lib") / unit["StateDirectory"]
     assert (unit["ProtectSystem"], unit["CapabilityBoundingSet"]) == ("strict", "")
     assert (unit["NoNewPrivileges"], unit["Restart"]) == ("yes", "on-failure")
 
@@ -119,35 +118,46 @@ def test_readme_installs_what_the_unit_starts(unit: dict[str, str]) -> None:
         assert (ROOT / name).is_file()
 
 
-def sessions_at_most() -> int:
-    """The virsh processes that the default settings can come to, that for events among them."""
-    chosen = Settings()
-    acting = max(chosen.action_sessions, chosen.actions_at_once)
-    return BURST * chosen.read_sessions + BURST + acting + chosen.pictures_at_once + 1
-
-
 def test_limits_leave_room_for_what_the_settings_allow(unit: dict[str, str]) -> None:
     """By the figures that the comments in the unit give."""
-    text = UNIT.read_text()
-    sessions = sessions_at_most()
-    megabytes = 60 + 19 * sessions
-    assert f": {sessions}. " in text
-    assert f"{sessions} x 19 MB" in text
-    assert f"make {megabytes} MB" in text
-    assert megabytes <= int(unit["MemoryMax"].removesuffix("M"))
-    workers = Settings().thread_pool + Settings().event_streams
-    assert workers + 3 * sessions < int(unit["TasksMax"])
-    assert 2 * (Settings().max_connections + 4 * sessions) < int(unit["LimitNOFILE"])
+    # The lines of the comment as one.
+    text = re.sub(r"\s*\n#?\s*", " ", UNIT.read_text())
+    chosen = Settings()
+    layout = FOR_ONE_OF_MANY
+    pools = [one for one in (layout.reading, layout.acting, layout.drawing) if one]
+    assert f"has {sum(one.limit for one in pools)} sessions and 2 streams" in text
+    virshs = 150 * 2 + 50 * (sum(one.limit for one in pools) + 2)
+    assert f"150 x 2 and 50 x 10 are {virshs}." in text
+    megabytes = round(virshs * 3.7 + 17 + 200)
+    assert f"{virshs} x 3.7 MB, 17 MB, and 200 MB for the daemon are {megabytes} MB" in text
+    assert megabytes < 1024 * int(unit["MemoryMax"].removesuffix("G"))
+    tasks = 300 + 3 * virshs
+    assert f"300 threads of the daemon, {virshs} x 2 of virsh, {virshs} x ssh: {tasks}." in text
+    assert chosen.thread_pool + chosen.event_streams < 300
+    assert tasks < int(unit["TasksMax"])
+    files = chosen.max_connections + 4 * virshs + 200
+    assert f"({chosen.max_connections}), {virshs} x 4 for pipes" in text
+    assert f"200 others: {files}." in text
+    assert files < int(unit["LimitNOFILE"])
 
 
 def test_settings_file_has_every_setting_with_its_default() -> None:
     assert settings.load(SETTINGS_FILE, {}) == Settings()
     listed = re.findall(r"^([\w.]+) = (.*)$", SETTINGS_FILE.read_text(), re.M)
-    assert [key for key, _ in listed] == [key_of(one) for one in fields(Settings)]
-    for (_, text), one in zip(listed, fields(Settings), strict=True):
-        value = ast.literal_eval(text)
-        assert (tuple(value) if isinstance(value, list) else value) == one.default
-        assert type(value) is (list if one.default == () else type(one.default))
+    assert sorted(key for key, _ in listed) == sorted(SETTINGS)
+    for key, text in listed:
+        value, default = ast.literal_eval(text), SETTINGS[key].default
+        assert (tuple(value) if isinstance(value, list) else value) == default
+        assert type(value) is (list if default == () else type(default))
+
+
+def test_settings_files_examples_of_hosts_are_right(tmp_path: Path) -> None:
+    text = SETTINGS_FILE.read_text().replace('libvirt.uri = "qemu:///system"\n', "")
+    file = tmp_path / SETTINGS_FILE.name
+    file.write_text(re.sub(r"^#(\[|libvirt)", r"\1", text, flags=re.M))
+    first, second = settings.load(file, {}).hosts
+    assert (first.name, first.machines, first.read_seconds) == ("kvm1", (), 5.0)
+    assert (second.name, second.machines, second.read_seconds) == ("kvm2", ("lab-*",), 10.0)
 
 
 def test_settings_file_explains_every_setting_in_one_line() -> None:
