@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 # Characters of a value; beyond them a message would not be read.
@@ -19,6 +20,10 @@ def words(error: OSError) -> str:
 class ControllerError(Exception):
     """Base of every error that this package raises on purpose."""
 
+    host: str | None = None
+    """The host that was asked, if one was."""
+    since: float | None = None
+    """If that is down, when that began, in seconds since 1970."""
     name: str | None = None
     uuid: str | None = None
     """The machine that the action was about, once it was found."""
@@ -48,7 +53,10 @@ class BadAccount(ControllerError):
 
 
 class Unusable(ControllerError):
-    """Raised at the start if what a setting names cannot be used; `key` is the setting's."""
+    """Raised at the start if what a setting names cannot be used.
+
+    `key` is the setting's; `host`, the name of the one that it is about, if it is about one.
+    """
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
@@ -77,6 +85,24 @@ class NoSuchMachine(ControllerError):
     def __init__(self, reference: str) -> None:
         super().__init__(f"libvirt has no machine {reference!r}")
         self.reference = reference
+
+
+class NoSuchHost(ControllerError):
+    """Raised if no host has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no host {name!r}")
+        self.name = name
+
+
+class Ambiguous(ControllerError):
+    """Raised if more than one machine could be meant; `bearers` are hosts and references there."""
+
+    def __init__(self, reference: str, bearers: Sequence[tuple[str, str]], reason: str) -> None:
+        hosts = ", ".join(host for host, _ in bearers)
+        super().__init__(f"{reference!r} is on several hosts ({hosts}), {reason}")
+        self.reference = reference
+        self.bearers = tuple(bearers)
 
 
 class WrongState(ControllerError):
@@ -114,6 +140,14 @@ class TooMany(ControllerError):
         self.what = what
 
 
+class HostBusy(TooMany):
+    """Raised if as many requests as may be wait for libvirt already."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit, "requests")
+        self.args = (f"libvirt has not answered {limit} earlier requests yet; try again soon",)
+
+
 class NotConfigurable(ControllerError):
     """Raised if what a machine boots next cannot be set at all."""
 
@@ -123,6 +157,13 @@ class Transient(ControllerError):
 
     def __init__(self) -> None:
         super().__init__("the machine is transient, and would be gone once it is off")
+
+
+class Migrating(ControllerError):
+    """Raised if a machine is on its way to another host, or from one: nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the machine is being migrated; try again when it has arrived")
 
 
 class NoPicture(ControllerError):
@@ -165,6 +206,29 @@ class Unreachable(Unavailable):
     """Raised if no connection to libvirt could be had; the command was never sent."""
 
 
+class HostDown(Unreachable):
+    """Raised at once while a host cannot be reached.
+
+    words: libvirt's; since: when that began, in seconds since 1970; retry_after: seconds until it
+    is tried again.
+    """
+
+    def __init__(self, host: str, words: str, since: float, retry_after: float) -> None:
+        super().__init__(words)
+        self.host = host
+        self.words = words
+        self.since = since
+        self.retry_after = retry_after
+
+
+class Away(Unavailable):
+    """Raised if what was asked cannot be told without these hosts, which do not answer."""
+
+    def __init__(self, what: str, hosts: Sequence[str]) -> None:
+        super().__init__(f"{what}; not heard of: {', '.join(hosts)}")
+        self.hosts = tuple(hosts)
+
+
 class Stopping(Unavailable):
     """Raised if the controller itself is about to end."""
 
@@ -179,6 +243,15 @@ class ConnectionLost(Unavailable):
         super().__init__(f"the connection to libvirt was lost during '{command}': {words}")
         self.command = command
         self.words = words
+
+
+class ChangeLost(Unavailable):
+    """Raised if a machine went to another host while it was changed: there it may be as before."""
+
+    unknown = True
+
+    def __init__(self) -> None:
+        super().__init__("the machine went to another host while it was changed, or has gone")
 
 
 class NoAnswer(Unavailable):

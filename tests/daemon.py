@@ -17,6 +17,14 @@ from urllib.parse import quote
 PROGRAM = Path(__file__).parent.parent / "libvirt_mc.py"
 _PATIENCE = 30.0
 
+READS = frozenset(
+    {
+        *("domid", "dominfo", "domjobinfo", "domname", "domstate", "domstats", "domuuid"),
+        *("dumpxml", "hostname", "list", "managedsave-dumpxml", "nodedev-dumpxml", "screenshot"),
+    }
+)
+"""The virsh commands that change nothing."""
+
 
 def destroy(number: int, *, graceful: bool = False) -> str:
     """How the log shows that virsh was told to end the run of this number, and no other."""
@@ -94,20 +102,22 @@ class Daemon:
 
     def children(self) -> list[int]:
         """The ids of the processes that it has started and not yet reaped."""
-        children = Path(f"/proc/{self.pid}/task").glob("*/children")
         pids = []
-        for file in children:
-            # A thread may end meanwhile.
-            with suppress(FileNotFoundError):
-                pids += [int(pid) for pid in file.read_text().split()]
+        # Not by `task/*/children`: those of a thread that is just ending may be in none of them.
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            # Any of them may end meanwhile.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                parent = int(file.read_bytes().rpartition(b")")[2].split()[1])
+                pids += [int(file.parent.name)] * (parent == self.pid)
         return pids
 
     def stream(self, command: str) -> int | None:
         """The id of the virsh that follows events: `event`, or `qemu-monitor-event` for QEMU's."""
         for pid in self.children():
-            # One that has ended meanwhile is not it.
-            with suppress(FileNotFoundError, ProcessLookupError):
-                if command.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            # One that has ended meanwhile is not it, and has no command any more.
+            with suppress(FileNotFoundError, ProcessLookupError, IndexError):
+                told = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2]
+                if command.encode() in told.split():
                     return pid
         return None
 

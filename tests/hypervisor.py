@@ -5,7 +5,10 @@ from pathlib import Path
 from uuid import UUID
 from xml.sax.saxutils import escape
 
-from mc.virsh import Virsh
+from mc.virsh import Gate, Layout, Virsh, for_the_only_host
+
+FOR_THE_ONLY_HOST = for_the_only_host(4, 2, 8)
+"""The daemon's default numbers of sessions."""
 
 STATES = {
     "running": 1,
@@ -54,17 +57,20 @@ def open_virsh(
     mode: str = "",
     read: float = 30,
     act: float = 30,
+    connect: float = 30,
+    sessions: Layout = FOR_THE_ONLY_HOST,
+    gate: Gate | None = None,
     on_command: Callable[[str, float], None] = lambda command, seconds: None,
 ) -> Virsh:
-    """The daemon's way to libvirt, with its default numbers of sessions, and patient."""
+    """The daemon's way to libvirt, and patient."""
     return Virsh(
         "virsh",
         uri,
-        read_sessions=4,
-        action_sessions=2,
-        actions_at_once=8,
+        sessions=sessions,
         read_seconds=read,
         action_seconds=act,
+        connect_seconds=connect,
         shutdown_mode=mode,
+        gate=gate,
         on_command=on_command,
     )

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mc.errors import VirshUnusable
 from mc.virsh import binary, check_binary
+from mc.virsh.binary import connecting
+from tests.lab import Laboratory
 
 # What `virsh --version=long` prints, which other builds are made of here.
 LONG = """Virsh command line tool of libvirt {version}
@@ -119,3 +122,50 @@ def test_program_that_asks_gets_no_answer(tmp_path: Path) -> None:
     """It must not take the daemon's standard input."""
     with pytest.raises(VirshUnusable, match="it says 'end"):
         check_binary(build(tmp_path, "read line || echo end of file"))
+
+
+KEEPALIVE = ["-k", "5", "-K", "2"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("qemu:///system", "qemu:///session", "qemu://host/system", "lxc:///", "xen:///system"),
+        *("qemu+unix:///session?socket=/run/sock", "test+unix:///default?socket=/run/sock"),
+        *("qemu+tls://h/system", "qemu+tcp://h/system", "qemu+ssh://me@h/system?no_tty=1"),
+        *("qemu+libssh2://h/system", "vbox+ssh://h/session", "qemu:///embedded"),
+    ],
+)
+def test_libvirt_daemon_is_asked_to_keep_alive(uri: str) -> None:
+    assert connecting("virsh", uri) == ["virsh", "-q", *KEEPALIVE, "-c", uri]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("test:///default", "test:///a+b:/c.xml", "qemu:///embed", "qemu:///embed?root=/var/x"),
+        *("qemu:/embed?root=/x", "secret:///embed?root=/x", "esx://host/?no_verify=1"),
+        *("vpx://host/dc", "openvz:///system", "vmwarews:///session", "kvm1", ""),
+    ],
+)
+def test_driver_in_virsh_itself_is_not_asked_to_keep_alive(uri: str) -> None:
+    """virsh would not connect: `test_driver_in_virsh_itself_refuses_keepalive`."""
+    assert connecting("virsh", uri) == ["virsh", "-q", "-c", uri]
+
+
+def virsh_uri(uri: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*connecting("virsh", uri), *options, "uri"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("uri", ["test:///default", "secret:///embed?root={folder}"])
+def test_driver_in_virsh_itself_refuses_keepalive(tmp_path: Path, uri: str) -> None:
+    uri = uri.format(folder=tmp_path)
+    assert virsh_uri(uri).returncode == 0
+    refused = virsh_uri(uri, *KEEPALIVE)
+    assert refused.returncode != 0
+    assert "virConnectSetKeepAlive" in refused.stderr
+
+
+def test_libvirt_daemon_takes_keepalive(lab: Laboratory) -> None:
+    assert virsh_uri(lab.uri).returncode == 0

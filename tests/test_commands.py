@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mc.errors import ConnectionLost, NoAnswer, Refused, Stopping, Unreachable
-from mc.virsh import Virsh
-from mc.virsh.commands import Listed
+from mc.errors import ConnectionLost, NoAnswer, Refused, Stopping, Unavailable, Unreachable
+from mc.virsh import FOR_ONE_OF_MANY, Layout, Listed, Virsh
+from mc.virsh.commands import Stats
 from mc.virsh.pool import SessionCounts
 from tests.daemon import destroy
-from tests.hypervisor import STATES, hypervisor, number_of, open_virsh, uuid_of
+from tests.gate import Keeper
+from tests.hypervisor import FOR_THE_ONLY_HOST, STATES, hypervisor, number_of, open_virsh, uuid_of
 from tests.lab import Laboratory, processes
 from tests.lab.waiting import until
 
@@ -273,6 +275,42 @@ def test_action_that_the_hypervisor_lacks_is_refused_in_its_words(states: Virsh)
         states.dompmwakeup(uuid_of(STATES["pmsuspended"] - 1))
 
 
+def test_one_machine_is_told_piece_by_piece(states: Virsh) -> None:
+    for name, number in STATES.items():
+        uuid = uuid_of(number - 1)
+        assert (states.domuuid(name), states.domname(uuid)) == (uuid, name)
+        assert (states.domid(uuid) is None) == (name == "shut off")
+        assert states.domstats_of(uuid) == Stats(name, number, 0)
+        assert states.domstats_if_persistent(uuid) == Stats(name, number, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_is_told_as_it_is(tmp_path: Path, name: str) -> None:
+    uri = hypervisor(tmp_path / "node.xml", [(name, "running")])
+    with closing(open_virsh(uri)) as virsh:
+        assert virsh.domuuid(name) == uuid_of(0)
+        assert virsh.domname(uuid_of(0)) == name
+        assert virsh.domstats_of(uuid_of(0)) == Stats(name, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "method", ["domuuid", "domid", "domname", "domstats_of", "domstats_if_persistent"]
+)
+def test_piece_of_no_machine_is_refused(virsh: Virsh, method: str) -> None:
+    with pytest.raises(Refused, match="failed to get domain"):
+        getattr(virsh, method)("nobody")
+
+
+def test_transient_machine_is_none_of_the_persistent_ones(virsh: Virsh) -> None:
+    virsh.create(
+        virsh.dumpxml("test")
+        .replace(virsh.domuuid("test"), uuid_of(1))
+        .replace("<name>test</name>", "<name>passing</name>")
+    )
+    assert virsh.domstats_of("passing") == Stats("passing", 1, 1)
+    assert virsh.domstats_if_persistent("passing") is None
+
+
 def test_action_in_the_wrong_state_is_refused_in_libvirts_words(states: Virsh) -> None:
     with pytest.raises(Refused, match="Domain is already active"):
         states.start(uuid_of(0))
@@ -290,6 +328,11 @@ def test_action_in_the_wrong_state_is_refused_in_libvirts_words(states: Virsh) -
         ("inject_nmi", "inject-nmi --domain test"),
         ("domstate", "domstate --domain test --reason"),
         ("dominfo", "dominfo --domain test"),
+        ("domuuid", "domuuid --domain test"),
+        ("domid", "domid --domain test"),
+        ("domstats_of", "domstats --state --nowait --domain test"),
+        ("domstats_if_persistent", "domstats --state --nowait --list-persistent --domain test"),
+        ("managedsave_dumpxml", "managedsave-dumpxml --domain test"),
     ],
 )
 def test_log_has_the_command_as_one_types_it(
@@ -400,3 +443,167 @@ def test_sessions_are_counted_by_what_they_are_for(virsh: Virsh, lab: Laboratory
             "act": 0,
             "draw": 0,
         }
+
+
+def test_one_of_many_hosts_has_few_sessions(lab: Laboratory) -> None:
+    with closing(open_virsh(lab.uri, sessions=FOR_ONE_OF_MANY)) as virsh:
+        virsh.hostname()
+        virsh.list_all()
+        with suppress(Refused):
+            virsh.start("nobody")
+        with suppress(Refused):
+            virsh.screenshot("nobody")
+        counts = {name: counts.open for name, counts in virsh.sessions().items()}
+        assert counts == {"read": 1, "act": 1, "draw": 1}
+
+
+def test_layout_for_one_of_many_hosts_stays_below_what_sshd_allows() -> None:
+    pools = [FOR_ONE_OF_MANY.reading, FOR_ONE_OF_MANY.acting, FOR_ONE_OF_MANY.drawing]
+    assert FOR_ONE_OF_MANY.listing is None
+    assert sum(bounds.limit for bounds in pools if bounds) == 8
+
+
+@pytest.mark.parametrize("layout", [FOR_THE_ONLY_HOST, FOR_ONE_OF_MANY])
+def test_embedded_hypervisor_has_one_session_in_any_layout(
+    layout: Layout, before: set[int]
+) -> None:
+    with closing(open_virsh("test:///default", sessions=layout)) as virsh:
+        virsh.destroy(number_of(virsh, "test"))
+        assert virsh.domstats() == {"test": 5}
+        only_child(before)
+
+
+def test_libvirt_daemon_is_asked_to_keep_alive(lab: Laboratory, before: set[int]) -> None:
+    with closing(open_virsh(lab.uri)) as virsh:
+        virsh.hostname()
+        command = Path(f"/proc/{only_child(before)}/cmdline").read_bytes().split(b"\0")
+        assert command[1:6] == [b"-q", b"-k", b"5", b"-K", b"2"]
+
+
+def test_connect_opens_a_session_for_reading(virsh: Virsh, before: set[int]) -> None:
+    virsh.connect()
+    pid = only_child(before)
+    virsh.connect()
+    assert virsh.domstate("test") == ("running", "unknown")
+    assert only_child(before) == pid
+
+
+def test_connect_is_not_asked_for_by_a_request() -> None:
+    gate = Keeper()
+    gate.shut = True
+    with closing(open_virsh("test:///default", gate=gate)) as virsh:
+        virsh.connect()
+        with pytest.raises(Unavailable, match="shut"):
+            virsh.domstate("test")
+        assert (gate.entered, gate.tries, gate.suspected) == (1, ["connected"], 0)
+
+
+def test_connect_to_nowhere_is_unreachable() -> None:
+    gate = Keeper()
+    uri = "qemu+unix:///session?socket=/nonexistent/sock"
+    with closing(open_virsh(uri, gate=gate)) as virsh:
+        with pytest.raises(Unreachable, match="Failed to connect socket") as caught:
+            virsh.connect()
+        assert gate.tries == [str(caught.value)]
+
+
+def test_connect_sees_that_an_open_session_does_not_answer(before: set[int]) -> None:
+    with closing(open_virsh("test:///default", connect=0.5)) as virsh:
+        virsh.connect()
+        processes.freeze(only_child(before))
+        with pytest.raises(NoAnswer, match="hostname"):
+            virsh.connect()
+        virsh.connect()
+        only_child(before)
+
+
+def test_connect_replaces_a_session_that_was_lost(virsh: Virsh, before: set[int]) -> None:
+    virsh.connect()
+    kill_during(only_child(before), virsh.connect)
+    only_child(before)
+
+
+@pytest.mark.parametrize("sessions", [FOR_THE_ONLY_HOST, FOR_ONE_OF_MANY])
+def test_frozen_libvirt_meets_the_deadline_of_connecting(
+    fragile: Laboratory, sessions: Layout
+) -> None:
+    gate = Keeper()
+    with closing(open_virsh(fragile.uri, connect=0.5, gate=gate, sessions=sessions)) as virsh:
+        fragile.libvirtd.freeze()
+        try:
+            with pytest.raises(NoAnswer):
+                virsh.connect()
+            with pytest.raises(NoAnswer):
+                virsh.domstate("nobody")
+            assert len(gate.tries) == 2
+        finally:
+            fragile.libvirtd.thaw()
+        virsh.connect()
+        assert gate.tries[2:] == ["connected"]
+
+
+def test_read_without_an_answer_makes_its_host_suspect(before: set[int]) -> None:
+    gate = Keeper()
+    with closing(open_virsh("test:///default", read=0.5, act=0.5, gate=gate)) as virsh:
+        virsh.domstate("test")
+        processes.freeze(only_child(before))
+        with pytest.raises(NoAnswer):
+            virsh.domstate("test")
+        assert (gate.suspected, gate.tries) == (1, ["connected"])
+        virsh.domstate("test")
+        processes.freeze(only_child(before))
+        with pytest.raises(NoAnswer):
+            virsh.start("test")
+        assert gate.suspected == 1
+
+
+def test_tidy_ends_what_is_idle_but_for_one_that_reads(lab: Laboratory, before: set[int]) -> None:
+    with closing(open_virsh(lab.uri, sessions=replace(FOR_ONE_OF_MANY, idle_seconds=0))) as virsh:
+        virsh.hostname()
+        reader = only_child(before)
+        with suppress(Refused):
+            virsh.start("nobody")
+        assert len(children() - before) == 2
+        virsh.tidy()
+        virsh.tidy()
+        assert only_child(before) == reader
+        assert {name: one.open for name, one in virsh.sessions().items()} == {
+            "read": 1,
+            "act": 0,
+            "draw": 0,
+        }
+
+
+def test_tidy_spares_what_was_in_use_a_moment_ago(virsh: Virsh, before: set[int]) -> None:
+    virsh.domstate("test")
+    pid = only_child(before)
+    for _ in range(3):
+        virsh.tidy()
+    assert only_child(before) == pid
+
+
+def test_tidy_reaps_what_was_lost(virsh: Virsh, before: set[int]) -> None:
+    virsh.domstate("test")
+    pid = only_child(before)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    virsh.tidy()
+    virsh.tidy()
+    assert children() == before
+    assert virsh.sessions()["all"] == SessionCounts(open=0, started=1, lost=1)
+
+
+def test_many_hosts_are_told_to_end_before_one_is_waited_for(before: set[int]) -> None:
+    hosts = [open_virsh("test:///default") for _ in range(8)]
+    for virsh in hosts:
+        virsh.connect()
+    pids = children() - before
+    assert len(pids) == 8
+    for virsh in hosts:
+        virsh.stop()
+        with pytest.raises(Stopping):
+            virsh.domstate("test")
+    until(lambda: {processes.state(pid) for pid in pids}, 30, "end of all", {"Z"}.__eq__)
+    for virsh in hosts:
+        virsh.close()
+    assert children() == before

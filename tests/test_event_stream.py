@@ -25,6 +25,7 @@ from tests.lab import Laboratory, until
 
 OK, UNAVAILABLE = 200, 503
 PATIENCE = 30.0
+UP = {"host": "local", "reachable": True}
 NAMES = ["vm", "it's", 'a"b', "früh 测试", "line\u2028separator", "event: gone", "<b>&amp;"]
 
 
@@ -52,7 +53,8 @@ def test_stream_begins_with_everything(daemon: Daemon) -> None:
         assert events.response.getheader("Content-Type") == "text/event-stream"
         assert events.response.getheader("Cache-Control") == "no-store"
         assert events.line() == b"retry: 1000\n"
-        assert events.next() == ("libvirt", {"reachable": True})
+        assert events.next() == ("libvirt", UP)
+        assert events.next() == ("host", daemon.get("/hosts/local").json)
         assert events.next() == ("machines", daemon.get("/service/machines").json)
 
 
@@ -277,7 +279,7 @@ def test_what_virsh_does_elsewhere_is_told(lab: Laboratory, daemon_on_lab: Daemo
         machine.destroy()
         events.wait_for_machine("followed", "shut off")
         machine.virsh("undefine")
-        events.wait_for("gone", lambda data: data == {"uuid": machine.uuid})
+        events.wait_for("gone", lambda data: data == {"host": "local", "uuid": machine.uuid})
 
 
 def test_boot_order_that_is_set_is_told(lab: Laboratory, daemon_on_lab: Daemon) -> None:
@@ -310,7 +312,7 @@ def test_machines_that_match_no_pattern_are_not_told(lab: Laboratory, tmp_path: 
         mine.destroy()
         other.destroy()
         mine.virsh("domrename", "yours")
-        events.wait_for("gone", lambda data: data == {"uuid": mine.uuid})
+        events.wait_for("gone", lambda data: data == {"host": "local", "uuid": mine.uuid})
         for machine in (other, mine):
             lab.virsh("undefine", machine.uuid)
 
@@ -329,8 +331,8 @@ def test_libvirtd_that_is_killed_and_back_is_told() -> None:
                 with EventSource(daemon) as late:
                     assert late.wait_for("libvirt")["reachable"] is False
                 lab.libvirtd.start()
-                events.wait_for("libvirt", lambda data: data == {"reachable": True})
-                assert events.next() == ("machines", everything)
+                events.wait_for("libvirt", lambda data: data == UP)
+                assert events.wait_for("machines") == everything
                 machine.boot()
                 events.wait_for_machine("survivor", "running")
                 machine.destroy()

@@ -6,13 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from mc.virsh import QemuEvent, domain_events, qemu_events
-from mc.virsh.events import EventStream, parsed, qemu_event
+from mc.virsh import QemuEvent, Stream, Streams
+from mc.virsh.events import parsed, qemu_event
 from tests.lab import Key, Laboratory, Machine, until
 
 # Names that virsh prints between quotes, unescaped, in a line of its own.
@@ -51,12 +51,24 @@ class Seen:
         self.events: list[tuple[str, str]] = []
         self.qemus: list[QemuEvent] = []
         self.names: list[str] = []
-        self.ends = 0
+        self.connections = self.ends = 0
 
-    def stream(self, binary: str, uri: str) -> EventStream:
+    def stream(self, streams: Streams, binary: str, uri: str) -> Stream:
         if self.command == LIBVIRTS:
-            return domain_events(binary, uri, on_event=self.event, on_end=self.end)
-        return qemu_events(binary, uri, on_event=self.qemu_event, on_end=self.end)
+            return streams.domain_events(
+                binary,
+                uri,
+                on_event=self.event,
+                on_connected=self.connected,
+                on_end=self.end,
+            )
+        return streams.qemu_events(
+            binary,
+            uri,
+            on_event=self.qemu_event,
+            on_connected=self.connected,
+            on_end=self.end,
+        )
 
     def qemu_event(self, event: QemuEvent) -> None:
         self.qemus.append(event)
@@ -67,7 +79,11 @@ class Seen:
         if kind == "reboot":
             self.names.append(name)
 
-    def end(self) -> None:
+    def connected(self) -> None:
+        self.connections += 1
+
+    def end(self, words: str) -> None:
+        assert words
         self.ends += 1
 
     def wait_for(self, name: str, times: int = 1) -> None:
@@ -110,7 +126,7 @@ def children() -> set[int]:
 
 def streams(seen: Seen) -> list[int]:
     """Those that follow the events."""
-    return [pid for pid in children() if f"\0{seen.command}\0".encode() in command_line(pid)]
+    return [pid for pid in children() if f" {seen.command} ".encode() in command_line(pid)]
 
 
 def command_line(pid: int) -> bytes:
@@ -137,17 +153,15 @@ def replaced(seen: Seen, pid: int) -> None:
 
 
 @contextmanager
-def following(uri: str, *seen: Seen, binary: str = "virsh") -> Iterator[EventStream]:
+def following(uri: str, *seen: Seen, binary: str = "virsh") -> Iterator[Stream]:
     """Streams for the length of the block, after which nothing of them is left: the first."""
     before, threads = children(), threading.active_count()
-    streams = [each.stream(binary, uri) for each in seen]
-    for each in streams:
-        each.start()
-    try:
-        yield streams[0]
-    finally:
-        for each in streams:
-            each.close()
+    with closing(Streams()) as streams:
+        streams.start()
+        made = [each.stream(streams, binary, uri) for each in seen]
+        for each in made:
+            each.start()
+        yield made[0]
     assert children() == before
     assert threading.active_count() == threads
 
@@ -356,12 +370,14 @@ def test_other_lines_are_no_events_of_qemus(line: bytes) -> None:
 def test_stream_that_the_hypervisor_does_not_have_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "mc.virsh.events")
+    caplog.set_level(logging.INFO, "mc.virsh.stream")
     seen = Seen(QEMUS)
-    threads = threading.active_count()
     with following("test:///default", seen) as events:
-        until(lambda: threading.active_count() == threads, 30, "end of the stream's thread")
+        until(lambda: seen.ends, 30, "end of the stream")
         assert not events.supported
+        # Nor is there another one, whoever asks for it.
+        events.rest()
+        events.start()
         assert streams(seen) == []
         assert (seen.ends, seen.events) == (1, [])
     (record,) = caplog.records
@@ -445,7 +461,7 @@ def test_close_at_once(fragile: Laboratory, seen: Seen) -> None:
 def test_virsh_that_is_missing_is_tried_at_leisure(
     fragile: Laboratory, seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "mc.virsh.events")
+    caplog.set_level(logging.DEBUG, "mc.virsh.stream")
     missing = str(fragile.folder / "nowhere/virsh")
     with following(fragile.uri, seen, binary=missing):
         until(lambda: caplog.records, 30, "a first try")
@@ -467,7 +483,7 @@ def test_virsh_that_comes_is_found(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "mc.virsh.events")
+    caplog.set_level(logging.DEBUG, "mc.virsh.stream")
     binary = tmp_path / "virsh"
     with following(fragile.uri, seen, binary=str(binary)):
         until(lambda: caplog.records, 30, "a first try")

@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import re
+import select
 import signal
 import socket
 import struct
@@ -12,9 +13,9 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -293,28 +294,13 @@ def test_virsh_that_ends_by_itself_is_a_lost_connection(session: Session) -> Non
     assert not session.fit()
 
 
-def test_virsh_killed_right_after_its_answer_is_no_unforeseen_error(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_virsh_killed_right_after_its_answer_is_no_unforeseen_error(session: Session) -> None:
     """Its messages are read once more after the answer; there may be none any more."""
-    receive: Callable[[int], bytes] = session._receive
-    out = []
-    errors_read_since = []
-
-    def receive_and_kill(descriptor: int) -> bytes:
-        if descriptor == session._stdout:
-            out.append(receive(descriptor))
-            return out[-1]
-        if session._end in b"".join(out):
-            errors_read_since.append(descriptor)
-        # Once in the loop, which ends with the answer, and once after it.
-        if len(errors_read_since) > 1:
-            kill(session)
-        return receive(descriptor)
-
-    monkeypatch.setattr(session, "_receive", receive_and_kill)
-    with suppress(ConnectionLost):
-        assert run(session, "echo", "x") == b"x"
+    session.begin(["echo", "x"])
+    until(session.receive, 30, "answer")
+    kill(session)
+    assert session.result() == b"x"
+    assert not session.fit()
 
 
 def test_silent_virsh_meets_the_deadline(session: Session) -> None:
@@ -323,6 +309,163 @@ def test_silent_virsh_meets_the_deadline(session: Session) -> None:
         session.run(["echo", "x"], time.monotonic() + 0.1)
     assert not session.usable
     assert not session.fit()
+
+
+def received(session: Session) -> bytes:
+    """What was begun, read as whoever polls many sessions does."""
+    poll = select.poll()
+    for descriptor in session.descriptors:
+        poll.register(descriptor, select.POLLIN)
+    while not session.receive():
+        assert poll.poll(30_000), "virsh is silent"
+    return session.result()
+
+
+LIST = ("list", "--all", "--name")
+HOST = ("hostname",)
+
+
+def test_several_commands_are_answered_as_one(session: Session) -> None:
+    session.begin(["domstate", "test"], LIST, ["echo", "a b"])
+    assert received(session) == RUNNING + b"test\na b"
+    assert is_in_step(session)
+
+
+def test_output_that_comes_in_many_parts_is_whole(tmp_path: Path) -> None:
+    uri = hypervisor(tmp_path / "node.xml", [(f"{n} {'x' * 200}", "running") for n in range(1000)])
+    with closing(open_session(uri)) as session:
+        session.begin(["list", "--all", "--name"], ["domstats", "--state"])
+        out = received(session)
+    assert (out.count(b" xxx"), out.count(b"Domain: '")) == (2000, 1000)
+
+
+def test_receiving_never_waits(session: Session) -> None:
+    processes.freeze(session.pid)
+    session.begin(HOST)
+    assert [session.receive() for _ in range(3)] == [False] * 3
+    processes.thaw(session.pid)
+    assert received(session) != b""
+    assert is_in_step(session)
+
+
+def test_refused_command_among_several_is_told_when_all_are_done(session: Session) -> None:
+    session.begin(["domstate", "nobody"], ["destroy", "test"])
+    with pytest.raises(Refused) as caught:
+        received(session)
+    assert (caught.value.words, caught.value.command) == (
+        "failed to get domain 'nobody'",
+        "domstate nobody; destroy test",
+    )
+    assert run(session, "domstate", "test") == b"shut off\n"
+
+
+def test_syntax_error_among_several_has_none_done(session: Session) -> None:
+    session.begin(["destroy", "test"], ["nonsense", "more"])
+    with pytest.raises(Refused, match="unknown command: 'nonsense'"):
+        received(session)
+    assert is_in_step(session)
+
+
+def test_result_before_all_has_come_is_no_answer(session: Session) -> None:
+    processes.freeze(session.pid)
+    session.begin(HOST, LIST)
+    with pytest.raises(NoAnswer, match="did not answer 'hostname; list --all --name' in time"):
+        session.result()
+    assert not session.usable
+
+
+def test_virsh_that_was_killed_ends_the_receiving(session: Session) -> None:
+    kill(session)
+    session.begin(HOST)
+    assert session.receive()
+    with pytest.raises(ConnectionLost, match="virsh has ended"):
+        session.result()
+
+
+def test_first_command_waits_for_the_connection() -> None:
+    with closing(Session("virsh", URI)) as session:
+        session.begin(["domstate", "test"])
+        assert not session.connected
+        assert received(session) == RUNNING
+        assert session.connected
+
+
+def test_connection_that_fails_shows_with_the_first_command() -> None:
+    with closing(Session("virsh", "qemu+unix:///session?socket=/nonexistent/sock")) as session:
+        session.begin(["hostname"])
+        with pytest.raises(Unreachable, match="Failed to connect socket to '/nonexistent/sock'"):
+            received(session)
+        assert not session.connected
+        assert not session.usable
+
+
+def test_first_command_that_is_refused_shows_a_connection() -> None:
+    with closing(Session("virsh", URI)) as session:
+        session.begin(["domstate", "nobody"])
+        with pytest.raises(Refused):
+            received(session)
+        assert session.connected
+        assert is_in_step(session)
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> tuple[str, Path]:
+    """A virsh that writes its exit status into a file, unless it and its group are killed."""
+    script, note = tmp_path / "virsh", tmp_path / "status"
+    script.write_text(f'#!/bin/sh\nvirsh "$@"\necho $? > {note}\n')
+    script.chmod(0o755)
+    return str(script), note
+
+
+def test_idle_virsh_ends_in_good_order(noted: tuple[str, Path]) -> None:
+    """So that it takes leave of libvirt, and of the ssh that it has started."""
+    binary, note = noted
+    session = Session(binary, URI)
+    session.greet(soon())
+    session.close()
+    assert note.read_text() == "0\n"
+    assert session.pid not in children()
+
+
+def test_busy_virsh_is_killed(noted: tuple[str, Path]) -> None:
+    binary, note = noted
+    session = Session(binary, URI)
+    session.greet(soon())
+    session.begin(HOST)
+    session.close()
+    assert not note.exists()
+    assert session.pid not in children()
+
+
+def test_virsh_that_never_connects_is_killed(mute: str) -> None:
+    session = Session("virsh", mute)
+    with pytest.raises(NoAnswer):
+        session.greet(time.monotonic() + 0.1)
+    session.end()
+    until(lambda: is_dead(session.pid), 30, "end of virsh")
+    session.close()
+    assert session.pid not in children()
+
+
+def test_many_are_told_to_end_before_one_is_waited_for() -> None:
+    sessions = [open_session() for _ in range(8)]
+    for session in sessions:
+        session.end()
+    until(lambda: all(is_dead(session.pid) for session in sessions), 30, "end of all")
+    for session in sessions:
+        session.close()
+    assert not {session.pid for session in sessions} & children()
+
+
+def test_what_outlives_virsh_ends_with_it(tmp_path: Path) -> None:
+    """An ssh, say, that virsh did not end."""
+    script, note = tmp_path / "virsh", tmp_path / "pid"
+    script.write_text(f'#!/bin/sh\nsleep 600 & echo $! > {note}\nexec virsh "$@"\n')
+    script.chmod(0o755)
+    session = Session(str(script), URI)
+    session.greet(soon())
+    session.close()
+    until(lambda: is_dead(int(note.read_text())), 30, "end of the other process")
 
 
 def test_frozen_virsh_is_reaped_by_close() -> None:

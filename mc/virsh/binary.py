@@ -8,6 +8,25 @@ from mc.errors import VirshUnusable, words
 OLDEST = (9, 0)
 _MORTAL = ["setpriv", "--pdeathsig", "KILL"]
 _SECONDS = 10
+# URIs whose driver runs in a libvirt daemon, here or on another host. Others run in virsh itself,
+# such as `test:`, `esx:` and `qemu:///embed`; they have no keepalive, and virsh would not connect.
+_BY_DAEMON = re.compile(
+    r"[a-z]+\+[a-z0-9]+:|(qemu|xen|lxc|ch|bhyve|vz):(?!(//[^/?#]*)?/embed([?#]|$))"
+)
+# Seconds between keepalives, and how many may be missed: a lost host is noticed after 10 to 15 s.
+_KEEPALIVE = ["-k", "5", "-K", "2"]
+
+
+def connecting(binary: str, uri: str) -> list[str]:
+    """The command that connects to a libvirt and reads commands, or does one that is added.
+
+    >>> connecting("virsh", "qemu+tls://kvm1/system")
+    ['virsh', '-q', '-k', '5', '-K', '2', '-c', 'qemu+tls://kvm1/system']
+    >>> connecting("virsh", "test:///default")
+    ['virsh', '-q', '-c', 'test:///default']
+    """
+    keepalive = _KEEPALIVE if _BY_DAEMON.match(uri) else []
+    return [binary, "-q", *keepalive, "-c", uri]
 
 
 def check_binary(binary: str) -> str:
@@ -59,14 +78,14 @@ def _end(error: subprocess.CalledProcessError) -> str:
     return f"{how}: {said[:200]}" if said else how
 
 
-def mortal(command: list[str]) -> list[str]:
-    """The command so that it dies with the thread that starts it, a killed daemon's included.
+def mortal() -> list[str]:
+    """What makes a command die with the thread that starts it, a killed daemon's included.
 
     A virsh that waits for events would not notice; one that reads commands does. It takes
-    setpriv of util-linux (setpriv(1)); where there is none the command stays as it is.
+    setpriv of util-linux (setpriv(1)); where there is none it is nothing.
     """
     try:
         subprocess.run([*_MORTAL, "true"], capture_output=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
-        return command
-    return [*_MORTAL, *command]
+        return []
+    return _MORTAL

@@ -3,22 +3,21 @@
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from mc.errors import ConnectionLost, NoAnswer, NoPicture, Refused
+from mc.virsh.gate import Gate, OpenGate
+from mc.virsh.layout import Layout
+from mc.virsh.listing import DOMSTATS, LIST, Listed, Listing, parsed
 from mc.virsh.pool import Pool, SessionCounts
 from mc.virsh.quoting import decode
 from mc.virsh.session import Session
+from mc.virsh.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
-# How many times as many sessions as are kept open may be opened when those kept are stuck.
-BURST = 4
-_READ_PATIENCE = 0.1
-# Sessions that take pictures of screens. QEMU draws one in 10 to 40 ms.
-_PICTURE_SESSIONS = 2
 # Bytes of a picture: 64 MiB are 4096 by 5461 pixels, uncompressed.
 _LARGEST_PICTURE = 1 << 26
 # A machine's name is part of the names of files, which have 255 bytes at most.
@@ -28,27 +27,26 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A machine in virsh's list: `id` is None when it is off."""
+class Stats:
+    """A machine's name, and the numbers of its state and of the reason for it.
 
-    uuid: str
-    id: int | None
+    They are those of virDomainState, and of virDomainRunningReason and the like.
+    """
+
     name: str
+    state: int
+    reason: int
 
 
 class Virsh:
-    """virsh on live sessions: for reading, for acting, for reads of all machines, for pictures.
+    """virsh on live sessions of one libvirt, which are opened as they are needed.
 
-    Apart from each other, because a command on one machine may take half a minute and stalls
-    reads of all machines meanwhile, and no status waits until a picture is drawn. A `test:` URI
-    has one session for everything: the state of the embedded hypervisor lives in its connection,
-    and ends with it.
-
-    Every method raises `Refused` with libvirt's words, or `Unavailable`. A read whose connection
-    is lost is repeated once on a new one, an action never. Deadlines are in seconds and cover
-    waiting for a session, connecting, and the command. A domain is a name or UUID where a method
-    reads, a UUID where it acts; `destroy` takes libvirt's number of a run. `on_command` is called
-    after each command, whatever came of it, with its name and the seconds that it took.
+    Every method that is a command raises `Refused` with libvirt's words, `Unavailable`, `HostBusy`
+    or what the gate raises. A read whose connection is lost is repeated once on a new one, an
+    action never. Deadlines are in seconds and cover waiting for a session, connecting, and the
+    command. A domain is a name or UUID where a method reads, a UUID where it acts; `destroy` takes
+    libvirt's number of a run. `on_command` is called after each command, whatever came of it, with
+    its name and the seconds that it took.
     """
 
     def __init__(
@@ -56,52 +54,77 @@ class Virsh:
         binary: str,
         uri: str,
         *,
-        read_sessions: int,
-        action_sessions: int,
-        actions_at_once: int,
+        sessions: Layout,
         read_seconds: float,
         action_seconds: float,
+        connect_seconds: float = 5.0,
         shutdown_mode: str = "",
         on_command: Callable[[str, float], None] = lambda command, seconds: None,
+        gate: Gate | None = None,
     ) -> None:
         self._typed = [binary, "-c", uri]
         self._read_seconds = read_seconds
         self._action_seconds = action_seconds
+        self._connect_seconds = connect_seconds
         self._mode = ["--mode", shutdown_mode] if shutdown_mode else []
         self._on_command = on_command
+        self._gate = gate or OpenGate()
+        self._answered_at = time.monotonic()
+        self._sessions = Sessions(binary, uri, sessions, self._gate, connect_seconds)
+        self._reading = self._sessions.reading
+        self._listing = self._sessions.listing
+        self._acting = self._sessions.acting
+        self._drawing = self._sessions.drawing
 
-        def pool(keep: int, limit: int, patience: float) -> Pool:
-            return Pool(
-                lambda: Session(binary, uri),
-                keep=keep,
-                limit=limit,
-                patience=patience,
-                connect_seconds=read_seconds,
-            )
+    def connect(self) -> None:
+        """See that a session for reading is open and that libvirt answers on it.
 
-        if uri.startswith("test:"):
-            self._reading = self._listing = self._acting = self._drawing = pool(1, 1, 0)
-            self._pools = {"all": self._reading}
-        else:
-            self._reading = pool(read_sessions, BURST * read_sessions, _READ_PATIENCE)
-            self._listing = pool(1, BURST, _READ_PATIENCE)
-            self._acting = pool(action_sessions, max(action_sessions, actions_at_once), 0)
-            self._drawing = pool(_PICTURE_SESSIONS, BURST * _PICTURE_SESSIONS, _READ_PATIENCE)
-            self._pools = {
-                "read": self._reading,
-                "list": self._listing,
-                "act": self._acting,
-                "draw": self._drawing,
-            }
+        The gate is not asked. Raises `Unreachable` with libvirt's words, or `NoAnswer` after
+        `connect_seconds`.
+        """
+        deadline = time.monotonic() + self._connect_seconds
+        self._twice(
+            self._reading,
+            lambda session, until: self._run(session, ("hostname",), until),
+            deadline,
+            by_request=False,
+        )
+
+    def give_up_waiting(self) -> None:
+        """Have whoever waits for a session ask the gate again."""
+        self._sessions.wake_all()
+
+    def tidy(self) -> None:
+        """End sessions that have been idle too long; to be called every few seconds."""
+        self._sessions.tidy()
+
+    def stop(self) -> None:
+        """Tell every session to end, and return at once; commands raise `Unavailable` from now on.
+
+        Whoever closes many hosts stops them all first, so that they end side by side.
+        """
+        self._sessions.stop()
 
     def close(self) -> None:
-        """End every session; commands under way raise `ConnectionLost`."""
-        for pool in self._pools.values():
-            pool.close()
+        """End every session, within a second; commands under way raise `ConnectionLost`."""
+        self._sessions.close()
+
+    def silent(self) -> float:
+        """Seconds since a command was answered, whatever the answer."""
+        return time.monotonic() - self._answered_at
 
     def sessions(self) -> dict[str, SessionCounts]:
-        """How many there are, by what they are for: `read`, `list`, `act` and `draw`, or `all`."""
-        return {name: pool.counts() for name, pool in self._pools.items()}
+        """How many there are, by what they are for: `read`, `list`, `act` and `draw`, or `all`.
+
+        Where lists have no sessions of their own, those for reading are told as `read`.
+        """
+        return self._sessions.counts()
+
+    def listing(self) -> Listing:
+        """Every machine and its state, for a caller who reads them of many hosts at once."""
+        for command in (DOMSTATS, LIST):
+            self._log(*command)
+        return Listing(self._listing, self._gate, lambda seconds: self._on_command("list", seconds))
 
     def hostname(self) -> str:
         """The name of libvirt's host: what costs the least and only libvirt itself can tell."""
@@ -109,12 +132,11 @@ class Virsh:
 
     def list_all(self) -> list[Listed]:
         """Every machine, running or not, in libvirt's order."""
-        out = self._read(self._listing, "list", "--all", "--uuid", "--id", "--name")
-        return [_listed(line) for line in out.split("\n") if line]
+        return parsed(self._read_raw(self._listing, *LIST))[0]
 
     def domstats(self) -> dict[str, int]:
         """The number of the state (virDomainState) of every machine, by its name."""
-        return dict(_states(self._read(self._listing, "domstats", "--state", "--nowait")))
+        return parsed(self._read_raw(self._listing, *DOMSTATS))[1]
 
     def dominfo(self, domain: str) -> dict[str, str]:
         """What virsh tells of a domain: `Id` (`-` when off), `Name`, `UUID`, `State`, ..."""
@@ -127,6 +149,39 @@ class Virsh:
         out = self._read(self._reading, "domstate", "--domain", domain, "--reason")
         state, _, reason = out.strip().partition(" (")
         return state, reason.removesuffix(")")
+
+    def domuuid(self, name: str) -> str:
+        """The UUID of the machine of this name."""
+        return self._read(self._reading, "domuuid", "--domain", name).strip()
+
+    def domname(self, uuid: str) -> str:
+        """The name of the machine of this UUID."""
+        return self._read(self._reading, "domname", "--domain", uuid).removesuffix("\n")
+
+    def domid(self, uuid: str) -> int | None:
+        """libvirt's number of the machine's run; None when it is off."""
+        number = self._read(self._reading, "domid", "--domain", uuid).strip()
+        return None if number == "-" else int(number)
+
+    def domstats_of(self, uuid: str) -> Stats:
+        """The name and the state of one machine."""
+        out = self._read(self._reading, "domstats", "--state", "--nowait", "--domain", uuid)
+        return _stats(out)
+
+    def domstats_if_persistent(self, uuid: str) -> Stats | None:
+        """The same; None if the machine is transient."""
+        arguments = ("--state", "--nowait", "--list-persistent", "--domain", uuid)
+        out = self._read(self._reading, "domstats", *arguments)
+        return _stats(out) if out.strip() else None
+
+    def domjobinfo(self, uuid: str) -> dict[str, str]:
+        """What virsh tells of the job that libvirt does on a machine, such as `Operation`."""
+        lines = self._read(self._reading, "domjobinfo", "--domain", uuid).split("\n")
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    def managedsave_dumpxml(self, uuid: str) -> str:
+        """The XML in the saved memory image of a machine; `Refused` if it has none."""
+        return self._read(self._reading, "managedsave-dumpxml", "--domain", uuid)
 
     def dumpxml(self, domain: str, *, inactive: bool = False) -> str:
         """The domain XML: of the running machine, or as it will be at the next start.
@@ -206,17 +261,35 @@ class Virsh:
         self._act("inject-nmi", "--domain", uuid)
 
     def _read(self, pool: Pool, *arguments: str) -> str:
+        return decode(self._read_raw(pool, *arguments))
+
+    def _read_raw(self, pool: Pool, *arguments: str) -> bytes:
         return self._read_by(pool, lambda session, until: self._run(session, arguments, until))
 
     def _read_by(self, pool: Pool, read: Callable[[Session, float], T]) -> T:
         """What `read` gets from a session until a deadline."""
         deadline = time.monotonic() + self._read_seconds
         try:
-            with pool.session(deadline) as session:
+            return self._twice(pool, read, deadline)
+        except NoAnswer:
+            self._gate.suspect()
+            raise
+
+    def _twice(
+        self,
+        pool: Pool,
+        read: Callable[[Session, float], T],
+        deadline: float,
+        *,
+        by_request: bool = True,
+    ) -> T:
+        """What `read` gets from a session, or from another one if the connection is lost."""
+        try:
+            with pool.session(deadline, by_request=by_request) as session:
                 return read(session, deadline)
         except ConnectionLost as error:
             log.debug("reading again on a new connection: %s", error)
-            with pool.session(deadline) as session:
+            with pool.session(deadline, by_request=by_request) as session:
                 return read(session, deadline)
 
     def _act(self, *arguments: str) -> None:
@@ -241,25 +314,25 @@ class Virsh:
             error.unknown = True
             raise
 
-    def _run(self, session: Session, arguments: tuple[str, ...], deadline: float) -> str:
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s", shlex.join([*self._typed, *arguments]))
+    def _run(self, session: Session, arguments: tuple[str, ...], deadline: float) -> bytes:
+        self._log(*arguments)
         start = time.perf_counter()
         try:
-            return decode(session.run(arguments, deadline))
+            return session.run(arguments, deadline)
         finally:
+            if session.usable:
+                self._answered_at = time.monotonic()
             self._on_command(arguments[0], time.perf_counter() - start)
 
+    def _log(self, *arguments: str) -> None:
+        """Tell a command as one would type it."""
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s", shlex.join([*self._typed, *arguments]))
 
-def _listed(line: str) -> Listed:
-    uuid, number, name = line.split(" ", 2)
-    return Listed(uuid, None if number == "-" else int(number), name)
 
-
-def _states(out: str) -> Iterator[tuple[str, int]]:
-    name = None
-    for line in out.split("\n"):
-        if line.startswith("Domain: '"):
-            name = line[len("Domain: '") : -1]
-        elif name is not None and line.startswith("  state.state="):
-            yield name, int(line.rpartition("=")[2])
+def _stats(out: str) -> Stats:
+    """Of one machine; virsh prints its name first."""
+    domain, *lines = out.strip("\n").split("\n")
+    numbers = dict(line.strip().split("=") for line in lines)
+    name = domain.removeprefix("Domain: '").removesuffix("'")
+    return Stats(name, int(numbers["state.state"]), int(numbers["state.reason"]))

@@ -1,12 +1,17 @@
 """A virsh process: started without the surroundings that would change its ways, ended, reaped."""
 
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from threading import Lock
 
 from mc.errors import Unreachable, words
+
+# Seconds that a virsh may take to end by itself. It takes some milliseconds where libvirt answers.
+_TO_END = 1.0
 
 
 class Process:
@@ -17,6 +22,7 @@ class Process:
 
     def __init__(self, command: Sequence[str], uri: str, *, pass_fds: Sequence[int] = ()) -> None:
         self._ending = Lock()
+        self._ends_by: float | None = None
         try:
             self._process = subprocess.Popen(
                 command,
@@ -45,8 +51,25 @@ class Process:
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def end(self) -> None:
+        """Let it end by itself, as at the end of its input: it takes leave of libvirt, and of ssh.
+
+        `close` reaps it, a second after this at the latest. Returns at once.
+        """
+        with self._ending:
+            if self._ends_by is None:
+                self._ends_by = time.monotonic() + _TO_END
+                self._pipes[0].close()
+
     def close(self) -> None:
         """End it and reap it. A command that libvirt has begun goes on without it."""
+        if self._ends_by is not None and self._process.returncode is None:
+            ended = select.poll()
+            ended.register(
+                self.stdout, 0
+            )  # which is at its end when the process is, and not before
+            ended.poll(max(0, self._ends_by - time.monotonic()) * 1000)
+        # Also if it has ended: what it has started may go on.
         self.kill()
         with self._ending:
             self._process.wait()
