@@ -10,13 +10,12 @@ from itertools import count
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.daemon import Answer, Daemon
+from tests.daemon import READS, Answer, Daemon
 from tests.lab import Key, Laboratory, Machine, Nic, until
 
 OK, BAD_REQUEST, CONFLICT, NOT_WRITTEN = 200, 400, 409, 507
 PATIENCE = 30.0
 Define = Callable[..., Machine]
-_READS = ("dominfo", "domstate", "dumpxml", "list", "domstats")
 _numbers = count(1)
 
 
@@ -79,7 +78,7 @@ def commands(daemon: Daemon) -> Iterator[list[str]]:
     before = len(daemon.virsh_commands())
     yield given
     words = [command.split(" ", 1)[0] for command in daemon.virsh_commands()[before:]]
-    given += [word for word in words if word not in _READS]
+    given += [word for word in words if word not in READS]
 
 
 def boot_elements(xml: str) -> list[str]:

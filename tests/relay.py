@@ -1,13 +1,18 @@
-"""A longer way to a libvirtd: what goes through its socket takes its time, in either direction."""
+"""A longer way to a libvirtd: what goes through its socket takes its time, and is counted."""
 
 import asyncio
 import socket
+import struct
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
 _CHUNK = 1 << 16
+# libvirt's remote protocol: https://libvirt.org/kbase/internals/rpc.html
+_HEADER = struct.Struct(">5I")
+_REMOTE_PROGRAM, _CALL = 0x20008086, 0
 
 
 class Relay:
@@ -17,6 +22,8 @@ class Relay:
         self._to = to
         self._seconds = seconds
         self._at = at
+        self.calls = 0
+        """How many calls of libvirt's have gone through: a round trip each."""
         self._loop = asyncio.new_event_loop()
         self._ready = Event()
         self._end: asyncio.Event | None = None
@@ -68,11 +75,34 @@ class Relay:
             for each in (client, server):
                 each.setblocking(False)
             await self._loop.sock_connect(server, str(self._to))
-            ways = [self._pass_on(client, server), self._pass_on(server, client)]
+            ways = [
+                self._pass_on(client, server, self._count()),
+                self._pass_on(server, client),
+            ]
             with suppress(OSError):
                 await asyncio.gather(*ways)
 
-    async def _pass_on(self, come_from: socket.socket, go_to: socket.socket) -> None:
+    def _count(self) -> Callable[[bytes], None]:
+        """What takes note of the calls in a stream, whatever the pieces that it comes in."""
+        held = bytearray()
+
+        def take(data: bytes) -> None:
+            held.extend(data)
+            while len(held) >= _HEADER.size:
+                length, program, _, _, kind = _HEADER.unpack_from(held)
+                if len(held) < length:
+                    return
+                self.calls += (program, kind) == (_REMOTE_PROGRAM, _CALL)
+                del held[:length]
+
+        return take
+
+    async def _pass_on(
+        self,
+        come_from: socket.socket,
+        go_to: socket.socket,
+        take: Callable[[bytes], None] = lambda data: None,
+    ) -> None:
         """Whole directions: what was written first arrives first."""
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
@@ -80,6 +110,7 @@ class Relay:
             data = b"first"
             while data:
                 data = await self._loop.sock_recv(come_from, _CHUNK)
+                take(data)
                 under_way.put_nowait((self._loop.time() + self._seconds, data))
 
         async def write() -> None:

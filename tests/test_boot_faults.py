@@ -301,7 +301,7 @@ def is_waiting(daemon: Daemon, machine: Machine) -> bool:
     """Whether the guest has been asked to shut down, and the daemon waits for it."""
     commands = daemon.virsh_commands()
     asked = f"shutdown --domain {machine.uuid}"
-    return asked in commands and commands[-1] == f"dominfo --domain {machine.uuid}"
+    return asked in commands and commands[-1] == f"domid --domain {machine.uuid}"
 
 
 def test_libvirtd_restarted_in_the_grace_period(fragile: Laboratory, daemon: Daemon) -> None:

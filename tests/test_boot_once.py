@@ -308,6 +308,7 @@ def test_put_says_what_is_set(define: Define, daemon: Daemon) -> None:
     machine = define()
     answer = put_boot(daemon, machine, device="pxe", once=True)
     assert answer.json == {
+        "host": "local",
         "machine": machine.name,
         "uuid": machine.uuid,
         "changed": True,

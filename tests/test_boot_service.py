@@ -14,7 +14,7 @@ import pytest
 from mc.actions.boot import BOOT_VERBS
 from mc.boot.backup import file_stem
 from mc.domain_xml import order
-from tests.daemon import Answer, Daemon
+from tests.daemon import READS, Answer, Daemon
 from tests.hypervisor import STATES, uuid_of
 from tests.lab import Virsh
 
@@ -56,7 +56,6 @@ TO_OFF: dict[str, list[str]] = {
     "crashed": ["destroy"],
     "pmsuspended": ["destroy"],
 }
-READS = ("dominfo", "domstate", "dumpxml", "list", "domstats")
 
 DISK_XML = "<disk type='file' device='disk'><source file='/x'/><target dev='vda'/>{}</disk>"
 CDROM_XML = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/>{}</disk>"
@@ -236,7 +235,7 @@ def test_put_sets_what_get_tells(
     assert answer.status == OK, answer
     assert answer.headers["content-type"] == "application/json"
     uuid = uuid_of(SETTINGS.index((kind, device, once, state)))
-    identity = {"machine": name, "uuid": uuid}
+    identity = {"host": "local", "machine": name, "uuid": uuid}
     assert answer.json == identity | {"changed": changes} | expected
     assert boot(daemon, name) == expected
     assert steps(daemon, before) == ["define"] * writes
@@ -268,6 +267,7 @@ def test_boot_verb_in_state(
     place = len(SETTINGS) + CELLS.index((verb, state, once)) + len(CELLS) * (method == "POST")
     assert answer.status == OK, answer
     assert answer.json == {
+        "host": "local",
         "machine": name,
         "uuid": uuid_of(place),
         "action": verb,

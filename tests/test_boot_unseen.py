@@ -2,10 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mc.boot.backup import Backups
+from mc.boot.definitions import Definitions
+from mc.boot.starts import Starts
+from mc.machine.machines import Machines
+from mc.machine.supply import Supply
 from tests.booting import (
     PATIENCE,
     Define,
@@ -19,6 +25,7 @@ from tests.booting import (
 )
 from tests.daemon import Daemon
 from tests.domains import without_note
+from tests.hypervisor import open_virsh
 from tests.lab import Key, Laboratory, until
 
 OFF = "shut off"
@@ -92,3 +99,40 @@ def test_end_of_the_daemon_leaves_no_machine_off(
             until(daemon.log, PATIENCE, "cut", lambda log: cut in log)
             daemon.stop()
     machine.wait_for_reboot_into("disk", "network")
+
+
+def test_look_back_reads_others_once_and_asks_no_more(
+    define: Define, start: Callable[[], Daemon]
+) -> None:
+    """Thousands of machines far away have nothing of a one-time boot."""
+    off, on, machine = define(), define(), define()
+    on.boot()
+    first = machine.xml()
+    with start() as daemon:
+        booted_once(daemon, machine)
+        daemon.kill()
+    machine.press(Key.REBOOT)
+    with start() as daemon:
+        ended_unseen(daemon, machine, first)
+        given = daemon.virsh_commands()
+        for other in (off, on):
+            assert {one for one in given if other.uuid in one} == {f"dumpxml --domain {other.uuid}"}
+
+
+def test_machine_started_while_one_looks_is_not_said_to_stay_off(
+    define: Define, start: Callable[[], Daemon], fragile: Laboratory, tmp_path: Path
+) -> None:
+    """By another controller, which has seen the end."""
+    machine = define()
+    with start() as daemon:
+        booted_once(daemon, machine)
+        daemon.kill()
+    machine.press(Key.REBOOT)
+    machine.wait_for_state(OFF)
+    with closing(open_virsh(fragile.uri)) as virsh:
+        found = Machines(virsh)
+        starts = Starts(virsh, Supply(found, virsh), Definitions(virsh, Backups(tmp_path, 10)))
+        off = found.find(machine.uuid)
+        assert starts.ended_once(off) == "pxe"
+        machine.start()
+        assert starts.ended_once(off) is None

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from mc.errors import NoSuchMachine, Unreachable
-from mc.machine.machines import STATES, Machine, Machines, Status
+from mc.errors import NoSuchMachine, Transient, Unreachable
+from mc.machine.machines import STATES, Known, Machine, Machines, Status
 from mc.web.routes import routes
 from mc.web.service.controller import Controller
 from tests.booting import machines as made_machines
@@ -226,8 +226,123 @@ def test_status_by_name_is_one_command(
     some = Machines(machines._virsh, patterns)
     with caplog.at_level(logging.DEBUG, "mc.virsh.commands"):
         some.status("running")
-        some.find("running")
-    assert [line.split()[3] for line in caplog.messages] == ["domstate", "dominfo"]
+    assert [line.split()[3] for line in caplog.messages] == ["domstate"]
+
+
+def given(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The virsh commands given since this was asked last."""
+    words = [line.split()[3] for line in caplog.messages]
+    caplog.clear()
+    return words
+
+
+def test_machine_that_was_seen_is_found_without_a_list(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = Machines(machines._virsh)
+    caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+    fresh.find("running")
+    assert given(caplog) == ["domuuid", "domid", "domstats"]
+    fresh.find("running")
+    fresh.find(uuid_in("running"))
+    assert given(caplog) == ["domid", "domstats"] * 2
+    fresh.find("shut off")
+    assert given(caplog) == ["domuuid", "domid", "domname"]
+    fresh.find("shut off")
+    fresh.find(uuid_in("shut off"))
+    assert given(caplog) == ["domid", "domname"] * 2
+    assert fresh.expected("running").uuid == uuid_in("running")
+    assert fresh.expected(uuid_in("running").upper()) == Known("running", uuid_in("running"))
+    assert given(caplog) == []
+    Machines(machines._virsh).expected("running")
+    assert given(caplog) == ["domuuid"]
+
+
+def test_list_tells_where_to_look_for_names_that_virsh_takes_for_something_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["x", "2", uuid_of(5).replace("-", "")]
+    uri = hypervisor(tmp_path / "node.xml", [(name, "running") for name in names])
+    with closing(open_virsh(uri)) as virsh:
+        machines = Machines(virsh)
+        machines.list_all()
+        caplog.set_level(logging.DEBUG, "mc.virsh.commands")
+        for number, name in enumerate(names):
+            assert machines.find(name).uuid == uuid_of(number)
+            assert machines.status(name).state == "running"
+        assert "list" not in given(caplog)
+
+
+def test_machine_called_by_the_uuid_that_another_had(lab: Laboratory) -> None:
+    """virsh takes a UUID that no machine has for a name."""
+    gone = lab.define("gone")
+    with closing(open_virsh(lab.uri)) as virsh:
+        machines = Machines(virsh)
+        assert machines.find("gone").uuid == gone.uuid
+        remove(lab, gone)
+        called = lab.define(gone.uuid)
+        for state in ("shut off", "running"):
+            with pytest.raises(NoSuchMachine):
+                machines.find("gone")
+            assert machines.find(gone.uuid).uuid == called.uuid
+            assert machines.status(gone.uuid).state == state
+            if state == "shut off":
+                called.start()
+    remove(lab, called)
+
+
+def test_name_that_goes_to_another_machine_is_the_other_ones(lab: Laboratory) -> None:
+    first, second = lab.define("in-use"), lab.define("spare")
+    with closing(open_virsh(lab.uri)) as virsh:
+        machines = Machines(virsh)
+        assert machines.find("in-use").uuid == first.uuid
+        first.virsh("domrename", "retired")
+        with pytest.raises(NoSuchMachine):
+            machines.find("in-use")
+        second.virsh("domrename", "in-use")
+        assert machines.find("in-use").uuid == second.uuid
+        assert machines.find("retired").uuid == first.uuid
+        second.start()
+        assert machines.find("in-use").uuid == second.uuid
+        lab.virsh("domrename", first.uuid, "in-use-no-more")
+        with pytest.raises(NoSuchMachine):
+            machines.find("retired")
+    for machine in (first, second):
+        remove(lab, machine)
+
+
+def test_found_machine_has_its_number_reason_and_permanence(lab: Laboratory) -> None:
+    machine = lab.define("whole")
+    with closing(open_virsh(lab.uri)) as virsh:
+        machines = Machines(virsh)
+        off = machines.find("whole")
+        assert (off.id, off.state, off.persistent) == (None, "shut off", True)
+        assert machines.number(machine.uuid) is None
+        assert machines.lasting_state(machine.uuid) == "shut off"
+        machine.boot()
+        for command, state, reason in (
+            ("suspend", "paused", "user"),
+            ("resume", "running", "unpaused"),
+        ):
+            machine.virsh(command)
+            on = machines.find("whole")
+            assert (on.id, on.persistent) == (machine.number(), True)
+            assert (on.state, on.reason) == (state, reason)
+            assert machines.status("whole") == Status(state, reason)
+        xml = lab.file("whole.xml", machine.xml().encode())
+        machine.virsh("undefine")
+        transient = machines.find("whole")
+        assert (transient.id, transient.persistent) == (machine.number(), False)
+        assert (transient.state, transient.reason) == ("running", "unpaused")
+        with pytest.raises(Transient):
+            machines.lasting_state(machine.uuid)
+        lab.virsh("define", str(xml))
+        assert machines.find("whole").persistent
+        assert machines.lasting_state(machine.uuid) == "running"
+        remove(lab, machine)
+        for ask in (machines.number, machines.lasting_state):
+            with pytest.raises(NoSuchMachine):
+                ask(machine.uuid)
 
 
 def test_machine_that_is_left_out_is_not_asked_for(
@@ -300,7 +415,7 @@ def test_url_of_a_machine_that_is_left_out(daemon: Daemon, method: str, template
         assert (answer.status, expected.status) == (404, 404)
         assert answer.body == expected.body.replace(stranger.encode(), machine.encode())
     words = {command.split(" ", 1)[0] for command in daemon.virsh_commands()[given:]}
-    assert words <= {"dominfo", "domstate", "list"}
+    assert words <= {"domid", "domname", "domstate", "domstats", "domuuid", "list"}
 
 
 def test_machine_that_matches_is_powered(daemon: Daemon) -> None:

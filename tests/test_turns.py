@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from mc.errors import Busy, TooMany
+from mc.errors import Busy, HostBusy, NoSuchMachine, TooMany
 from mc.machine.machines import Machines
 from mc.machine.turns import MachineTurns, Places, Turns
-from tests.hypervisor import open_virsh
+from tests.hypervisor import open_virsh, uuid_of
 from tests.lab.waiting import until
 
 FOREVER = 3600.0
@@ -24,7 +24,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-def try_turn(turns: Turns, key: str) -> None:
+def try_turn(turns: Turns | MachineTurns, key: str) -> None:
     with turns.turn(key):
         pass
 
@@ -83,19 +83,75 @@ def test_turn_that_does_not_come_before_a_deadline_is_busy() -> None:
         pass
 
 
-def test_error_tells_the_machine_once_it_was_found() -> None:
+@pytest.fixture
+def machines() -> Iterator[Machines]:
+    """Of the one machine, `test`, of libvirt's default test hypervisor."""
     with closing(open_virsh("test:///default")) as virsh:
-        machines = Machines(virsh)
-        turns = MachineTurns(machines, 0.05, MANY)
-        found = machines.find("test")
-        for reference in (found.name, found.uuid):
-            with turns.turn(found.uuid), pytest.raises(Busy) as caught, turns.of(reference):
-                pass
-            assert (caught.value.name, caught.value.uuid) == (found.name, found.uuid)
-            name = f"called {reference}"
-            with turns.turn(name), pytest.raises(Busy) as caught, turns.of(reference):
-                pass
-            assert (caught.value.name, caught.value.uuid) == (None, None)
+        yield Machines(virsh)
+
+
+def test_error_tells_the_machine_once_it_is_known(machines: Machines) -> None:
+    turns = MachineTurns(machines, Turns(0.05, MANY), "here", MANY)
+    found = machines.find("test")
+    for reference in (found.name, found.uuid):
+        with turns.turn(found.uuid), pytest.raises(Busy) as caught, turns.of(reference):
+            pass
+        assert (caught.value.name, caught.value.uuid) == (found.name, found.uuid)
+        name = f"here called {reference}"
+        with turns.turn(name), pytest.raises(Busy) as caught, turns.of(reference):
+            pass
+        assert (caught.value.name, caught.value.uuid) == (None, None)
+    for reference in ("nobody", uuid_of(99)):
+        with pytest.raises(NoSuchMachine) as missing, turns.of(reference):
+            pass
+        assert (missing.value.name, missing.value.uuid) == (None, None)
+
+
+def test_machine_that_is_on_two_hosts_has_one_turn(machines: Machines) -> None:
+    turns = Turns(0, MANY)
+    here, there = (MachineTurns(machines, turns, host, MANY) for host in ("here", "there"))
+    with here.of("test"), pytest.raises(Busy), there.of("test"):
+        pass
+    with there.of("test"):
+        pass
+
+
+def test_names_of_two_hosts_do_not_wait_for_each_other(machines: Machines) -> None:
+    """Whoever waits there for libvirt to tell which machine is meant delays nobody here."""
+    turns = Turns(0, MANY)
+    here, there = (MachineTurns(machines, turns, host, MANY) for host in ("here", "there"))
+    with there.of("test"), pytest.raises(Busy) as caught, here.of("test"):
+        pass
+    # It is known which machine is meant: what is waited for is the turn of that.
+    assert caught.value.name == "test"
+
+
+def test_few_wait_for_the_turns_of_a_host(machines: Machines, threads: ThreadPoolExecutor) -> None:
+    turns = Turns(FOREVER, MANY)
+    here, there = (MachineTurns(machines, turns, host, 2) for host in ("here", "there"))
+    uuid = machines.find("test").uuid
+
+    def act(host: MachineTurns, reference: str) -> None:
+        with host.of(reference):
+            pass
+
+    with turns.turn(uuid):
+        waiting = [threads.submit(act, here, reference) for reference in ("test", uuid)]
+        until(lambda: here._free._value, 30, "two who wait", lambda free: free == 0)
+        with pytest.raises(HostBusy) as caught, here.of(uuid.upper()):
+            pass
+        assert caught.value.limit == 2
+        assert (caught.value.name, caught.value.uuid) == ("test", uuid)
+        # What is free is had at once; whoever has begun may wait, and so may other hosts' callers.
+        with pytest.raises(NoSuchMachine):
+            act(here, "nobody")
+        waiting += [threads.submit(try_turn, here, uuid), threads.submit(act, there, "test")]
+        until(lambda: turns._queues[uuid].length, 30, "two more", lambda length: length == 5)
+    for future in waiting:
+        future.result(30)
+    with here.of("test"):
+        pass
+    assert here._free._value == 2
 
 
 def test_queue_that_is_too_long_is_busy_at_once(threads: ThreadPoolExecutor) -> None:

@@ -1,13 +1,10 @@
 """The boot verbs: set what boots, then boot it, whatever state the machine is in."""
 
+from mc.actions.means import Means
 from mc.actions.power import Outcome
-from mc.boot.control import BootControl
-from mc.boot.starts import Starts
 from mc.domain_xml.order import Device
-from mc.machine.machines import FoundMachine, Machines
+from mc.machine.machines import FoundMachine
 from mc.machine.progress import Progress
-from mc.machine.supply import Supply
-from mc.machine.turns import MachineTurns
 from mc.machine.verbs import Condition, condition
 
 BOOT_VERBS: dict[str, Device] = {"pxeboot": "pxe", "diskboot": "disk", "defaultboot": "default"}
@@ -20,19 +17,12 @@ _LISTENING = (Condition.RUNNING, Condition.SETTLING)
 class BootVerbs:
     """Performs the boot verbs, one at a time on each machine."""
 
-    def __init__(
-        self,
-        machines: Machines,
-        turns: MachineTurns,
-        supply: Supply,
-        control: BootControl,
-        starts: Starts,
-    ) -> None:
-        self._machines = machines
-        self._turns = turns
-        self._supply = supply
-        self._control = control
-        self._starts = starts
+    def __init__(self, means: Means) -> None:
+        self._machines = means.machines
+        self._turns = means.turns
+        self._supply = means.supply
+        self._control = means.boot
+        self._starts = means.starts
 
     def set(
         self,
@@ -46,6 +36,7 @@ class BootVerbs:
 
         None takes a one-time device back, and changes nothing else.
         """
+        self._control.listen()
         with Progress() as progress, self._turns.of(reference) as machine:
             progress.machine = machine
             if device is None:
@@ -71,26 +62,28 @@ class BootVerbs:
         verbs may take their turn; then its power is cut. Raises what `BootControl.set` and
         `Power.perform` raise, with the steps that had been done before as `done`.
         """
+        self._control.listen()
         with Progress() as progress:
             done = progress.done
             with self._turns.of(reference) as machine, self._starts.whole():
                 progress.machine = machine
-                self._control.set(
+                xml = self._control.set(
                     machine, BOOT_VERBS[verb], done, once=once, discard_saved=discard_saved
                 )
-                asked = self._start_or_ask(machine, grace, done)
+                asked = self._start_or_ask(machine, xml, grace, done)
             if machine.id is not None:
-                self._supply.wait_until_off(machine, grace if asked else 0)
+                if asked:
+                    self._supply.wait_until_off(machine, grace)
                 with self._turns.turn(machine.uuid), self._starts.whole():
                     self._starts.restart(machine, done)
             return Outcome(machine, verb, tuple(done), self._machines.status(machine.uuid))
 
-    def _start_or_ask(self, machine: FoundMachine, grace: float, done: list[str]) -> bool:
+    def _start_or_ask(self, machine: FoundMachine, xml: str, grace: float, done: list[str]) -> bool:
         """Start a machine that is off; else whether its guest is on its way to being off."""
         if machine.id is None:
-            self._starts.start(machine.uuid, done)
+            self._starts.start(machine.uuid, done, xml)
             return False
-        now = condition(self._machines.status(machine.uuid))
+        now = condition(machine)
         if grace > 0 and now == Condition.RUNNING:
             self._starts.shutdown(machine, done)
         return now in _LISTENING

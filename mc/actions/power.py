@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mc.boot.starts import Starts
-from mc.errors import NoSuchMachine, Refused, WrongState
-from mc.machine.machines import OFF, FoundMachine, Machine, Machines, Status
+from mc.actions.means import Means
+from mc.errors import NoAnswer, NoSuchMachine, Refused, WrongState
+from mc.machine import migration
+from mc.machine.machines import OFF, FoundMachine, Machine, Status
 from mc.machine.progress import Progress
-from mc.machine.supply import Supply, polled
-from mc.machine.turns import MachineTurns
-from mc.machine.verbs import CYCLE, SETTLE, TRANSIENT, VERBS, Condition, Refusal, condition
-from mc.virsh import Virsh
+from mc.machine.supply import polled
+from mc.machine.verbs import (
+    CUT,
+    CYCLE,
+    HOLDS,
+    SETTLE,
+    TRANSIENT,
+    VERBS,
+    Condition,
+    Refusal,
+    condition,
+)
 
 # A machine that is on its way from one state to another gets this long, in seconds, to arrive.
 _SETTLING_SECONDS = 5.0
@@ -39,18 +48,12 @@ Step = Callable[[FoundMachine, list[str]], object]
 class Power:
     """Performs the verbs, one at a time on each machine."""
 
-    def __init__(
-        self,
-        machines: Machines,
-        virsh: Virsh,
-        turns: MachineTurns,
-        supply: Supply,
-        starts: Starts,
-    ) -> None:
-        self._machines = machines
-        self._turns = turns
-        self._supply = supply
-        self._starts = starts
+    def __init__(self, means: Means) -> None:
+        self._virsh = virsh = means.virsh
+        self._machines = means.machines
+        self._turns = means.turns
+        self._supply = supply = means.supply
+        self._starts = starts = means.starts
         self._steps: dict[str, Step] = {
             "start": lambda machine, done: starts.start(machine.uuid, done),
             "restart": starts.restart,
@@ -69,8 +72,8 @@ class Power:
         """Do a verb on the machine that bears this name or UUID now.
 
         `wait` seconds are given to the guest to power off; `force` then cuts the power, at once
-        where the guest cannot be asked. Raises `NoSuchMachine`, `WrongState`, `Busy`, `Refused`
-        or `Unavailable`, with the steps that had been done before as `done`.
+        where the guest cannot be asked. Raises `NoSuchMachine`, `WrongState`, `Busy`, `Refused`,
+        `Migrating` or `Unavailable`, with the steps that had been done before as `done`.
         """
         with Progress() as progress:
             done = progress.done
@@ -81,48 +84,58 @@ class Power:
                 self._supply.wait_until_off(machine, wait)
             if force and machine.id is not None:
                 with self._turns.turn(machine.uuid):
+                    self._refuse_migrating(machine, by_cutting=True)
                     self._supply.cut(machine, done)
             return Outcome(machine, verb, tuple(done), self._status_after(machine.uuid, done))
 
     def _carry_out(self, verb: str, machine: FoundMachine, force: bool, done: list[str]) -> None:
         """Give the commands of the plan; decide anew if the machine moved under our hands."""
         for attempts_left in reversed(range(_TRIES)):
-            before, plan = self._decide(verb, machine, force)
-            if (machine.id is None) != (before == Condition.OFF):
-                machine = self._machines.find(machine.uuid)
+            before = condition(machine)
+            asked = VERBS[verb].plans[before]
+            # Whoever cycles the power asks by itself. What comes in is about to change, too.
+            by_itself = asked == CYCLE and machine.persistent
+            if (asked != HOLDS or before == Condition.SETTLING) and not by_itself:
+                self._refuse_migrating(machine, by_cutting=force or asked == CUT)
+            if asked is SETTLE:
+                machine = self._settled(machine.uuid)
+            plan = self._decide(verb, machine, force)
             try:
                 with self._starts.whole():
                     for step in plan:
                         self._steps[step](machine, done)
                 return
             except Refused:
-                moved = condition(self._machines.status(machine.uuid)) != before
-                if done or not moved or not attempts_left:
+                now = self._machines.find(machine.uuid)
+                if done or condition(now) == condition(machine) or not attempts_left:
                     raise
-                machine = self._machines.find(machine.uuid)
+                machine = now
 
-    def _decide(
-        self, verb: str, machine: FoundMachine, force: bool
-    ) -> tuple[Condition, tuple[str, ...]]:
-        plans = VERBS[verb].plans
-        status = self._machines.status(machine.uuid)
-        if plans[condition(status)] is SETTLE:
-            status = self._settled(machine.uuid)
-        plan = plans[condition(status)]
+    def _refuse_migrating(self, machine: FoundMachine, *, by_cutting: bool) -> None:
+        try:
+            migration.refuse(self._virsh, machine)
+        except NoAnswer:
+            # A hypervisor that hangs is what power is cut for.
+            if not by_cutting:
+                raise
+
+    def _decide(self, verb: str, machine: FoundMachine, force: bool) -> tuple[str, ...]:
+        plan = VERBS[verb].plans[condition(machine)]
         if plan == CYCLE and not machine.persistent:
             plan = TRANSIENT
         if isinstance(plan, Refusal):
             if not force:
-                raise WrongState(verb, status.state, status.reason, plan.advice)
+                reason = machine.reason or self._machines.status(machine.uuid).reason
+                raise WrongState(verb, machine.state, reason, plan.advice)
             plan = ("destroy",)
-        return condition(status), plan
+        return plan
 
-    def _settled(self, uuid: str) -> Status:
-        """The status when the machine has arrived, or when it has had its time to."""
-        for status in polled(lambda: self._machines.status(uuid), _SETTLING_SECONDS):
-            if condition(status) != Condition.SETTLING:
+    def _settled(self, uuid: str) -> FoundMachine:
+        """The machine when it has arrived, or when it has had its time to."""
+        for machine in polled(lambda: self._machines.find(uuid), _SETTLING_SECONDS):
+            if condition(machine) != Condition.SETTLING:
                 break
-        return status
+        return machine
 
     def _status_after(self, uuid: str, done: list[str]) -> Status:
         """What libvirt says now; a transient machine is gone once it is off."""

@@ -2,14 +2,19 @@
 
 import logging
 import time
+from collections.abc import Callable
 from math import inf
 
 from mc.boot.backup import Backups
 from mc.domain_xml import order
 from mc.domain_xml.devices import Role, role_on_host
 from mc.errors import Refused
+from mc.machine import migration
 from mc.machine.machines import FoundMachine
 from mc.virsh import Virsh
+
+# What libvirt says of a machine that has no saved memory image.
+_NO_IMAGE = "does not have managed save image"
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +25,13 @@ class Definitions:
     A backup comes before a change of what is the administrator's; notes are the controller's own.
     """
 
-    def __init__(self, virsh: Virsh, backups: Backups) -> None:
+    def __init__(
+        self, virsh: Virsh, backups: Backups, listen: Callable[[], None] = lambda: None
+    ) -> None:
+        """`listen` has QEMU's events heard; it may take a while, so what was read before is old."""
         self._virsh = virsh
         self._backups = backups
+        self.listen = listen
         # By UUID, times of the monotonic clock.
         self._set_at: dict[str, float] = {}
 
@@ -31,11 +40,32 @@ class Definitions:
         return self._virsh.dumpxml(uuid, inactive=True)
 
     def running(self, uuid: str) -> str:
-        """The XML by which the machine runs; without secrets, and not to be defined."""
+        """The XML by which the machine runs, if it does; without secrets, and not to be defined."""
         return self._virsh.dumpxml(uuid)
 
+    def has_image(self, uuid: str) -> bool:
+        """Whether there is a saved memory image, from which the machine goes on at its next start.
+
+        Also of one that runs: that was not started from it.
+        """
+        try:
+            self._virsh.managedsave_dumpxml(uuid)
+        except Refused as error:
+            if _NO_IMAGE in error.words:
+                return False
+            # Not every driver knows that command, nor can every image be read.
+            return self._virsh.dominfo(uuid)["Managed save"] == "yes"
+        return True
+
+    def goes_on(self, uuid: str) -> bool:
+        """Whether what a machine that was off was at goes on: from its image, or on another host.
+
+        Or it has been started since it was looked up, by whoever saw its end.
+        """
+        return self.has_image(uuid) or not migration.is_off_here(self._virsh, uuid)
+
     def change(self, machine: FoundMachine, old: str, new: str, done: list[str]) -> None:
-        """Define what was set. A backup is for what is the administrator's; notes are ours."""
+        """Define what was set, as `define_on`. A backup is for what is the administrator's."""
         if new == old:
             return
         before, after = order.read(old), order.read(new)
@@ -45,7 +75,15 @@ class Definitions:
             self._set_at[machine.uuid] = time.monotonic()
         # To remember who asked for the order that there is changes nothing about it.
         changes = (before.order, before.once) != (after.order, after.once)
-        self.define(new, done if changes else [])
+        self.define_on(machine, new, done if changes else [])
+
+    def define_on(self, machine: FoundMachine, xml: str, done: list[str]) -> None:
+        """Define what is to hold for a machine that may be on.
+
+        Raises `ChangeLost` if that went to another host meanwhile, with the definition of before.
+        """
+        self.define(xml, done)
+        migration.check_stayed(self._virsh, machine)
 
     def define(self, xml: str, done: list[str]) -> None:
         self._virsh.define(xml)

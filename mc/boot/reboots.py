@@ -12,6 +12,7 @@ from mc.errors import (
     Busy,
     CannotBoot,
     ControllerError,
+    HostBusy,
     NoSuchMachine,
     Refused,
     Unavailable,
@@ -77,6 +78,15 @@ class RebootRule:
         if self._looking.acquire(blocking=False):
             self._submit("one-time boots", "", self._look_back)
 
+    def look_around(self, on_nothing: Callable[[], None]) -> None:
+        """Call this, some time later, if no machine runs whose reboot or end is to be followed."""
+
+        def look() -> None:
+            if not any(self._starts.is_followed(one) for one in self._machines.list_all()):
+                on_nothing()
+
+        self._submit("what runs", "", look)
+
     def close(self) -> None:
         self._closed.set()
         self._threads.shutdown(cancel_futures=True)
@@ -86,7 +96,7 @@ class RebootRule:
             for _ in range(_TRIES - 1):
                 try:
                     return follow()
-                except Busy as error:
+                except (Busy, HostBusy) as error:
                     log.debug("%s of %r not followed yet: %s", what, name, error)
                 if self._closed.wait(_TRY_AGAIN):
                     break
@@ -148,7 +158,7 @@ class RebootRule:
         try:
             self._starts.start(machine.uuid, [])
         except Refused:
-            if self._machines.find(machine.uuid).id is None:
+            if self._machines.number(machine.uuid) is None:
                 raise
             return False
         return True
@@ -194,9 +204,11 @@ class RebootRule:
 
     def _tell_unseen(self, listed: Machine) -> None:
         try:
+            if not self._starts.may_be_once(listed):
+                return
             with self._turns.of(listed.uuid) as machine:
                 device = self._starts.ended_once(machine)
-        except (NoSuchMachine, Busy, Refused, CannotBoot) as error:
+        except (NoSuchMachine, Busy, HostBusy, Refused, CannotBoot) as error:
             log.debug("how %s has ended is not known: %s", _named(listed), error)
             return
         if device is not None and listed.name not in self._told:

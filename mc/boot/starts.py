@@ -12,8 +12,15 @@ from mc.boot.definitions import Definitions
 from mc.boot.runs import OWN_ENDS, POWER_OFF
 from mc.domain_xml import order
 from mc.domain_xml.order import Device
-from mc.errors import ControllerError, Refused, Stopping, Unavailable
-from mc.machine.machines import FoundMachine
+from mc.errors import (
+    ControllerError,
+    Refused,
+    Stopping,
+    Transient,
+    Unavailable,
+)
+from mc.machine import migration
+from mc.machine.machines import FoundMachine, Machine
 from mc.machine.supply import Supply
 from mc.virsh import Virsh
 
@@ -44,8 +51,8 @@ class _Start:
 
     run: libvirt's number of the run that is to end before, if any. once: the XML of a one-time
     boot from `device`, None for a start by the persistent definition. marked: that definition as it
-    was before the mark for this boot was taken away; tidied: as it is to be once the machine has
-    started.
+    was before the mark for this boot was taken away. is_tidied: whether it is to tell no more of a
+    one-time boot once the machine has started.
     """
 
     uuid: str
@@ -53,7 +60,7 @@ class _Start:
     once: str | None = None
     device: Device | None = None
     marked: str | None = None
-    tidied: str | None = None
+    is_tidied: bool = False
 
 
 class Starts:
@@ -79,30 +86,33 @@ class Starts:
         # The devices of one-time boots that run, or have run last.
         self._once: dict[str, Device | None] = {}
 
-    def start(self, uuid: str, done: list[str]) -> None:
+    def start(self, uuid: str, done: list[str], xml: str | None = None) -> None:
         """Start a machine: by its one-time device if one is set, which is then forgotten.
 
+        xml: its definition, if that was read or written just before.
         The mark goes before the machine starts: a crash in between loses a one-time boot, but
         never repeats one, and with it an installation.
         """
-        self._carry_out(self._prepared(uuid, None, done), lambda: True, done)
+        start = self._prepared(uuid, None, xml or self._read_to_start(uuid), done)
+        if start is not None:
+            self._carry_out(start, lambda: True, done)
 
     def restart(self, machine: FoundMachine, done: list[str], *, only_if_cut: bool = False) -> bool:
         """Off and on: the machine gets a new hypervisor process. Whether it was started.
 
         One that has been off since it was looked up is started too, unless others have done so,
-        or `only_if_cut`. Raises `Transient` if there would be nothing left to start.
+        or `only_if_cut`. Raises `Transient` if there would be nothing left to start, `Migrating`.
         """
-        if self._supply.startable(machine.uuid).id not in (machine.id, None):
-            return False
-        start = self._prepared(machine.uuid, machine.id, done)
+        migration.refuse(self._virsh, machine)
+        xml = self._read_to_start(machine.uuid)
+        start = self._prepared(machine.uuid, machine.id, xml, done)
 
         def cut() -> bool:
             if self._supply.cut_to_start(machine, done):
                 return True
             return not only_if_cut and self._supply.number(machine.uuid) is None
 
-        return self._carry_out(start, cut, done)
+        return start is not None and self._carry_out(start, cut, done)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -124,18 +134,33 @@ class Starts:
             self._closed = True
             self._changed.wait_for(lambda: self._under_way == 0, _FINISHING)
 
-    def _prepared(self, uuid: str, run: int | None, done: list[str]) -> _Start:
-        """All that a start takes, done. Raises `CannotBoot` if the one-time device has gone."""
+    def _read_to_start(self, uuid: str) -> str:
+        """The definition by which the machine is to start; QEMU's events are heard if need be."""
         xml = self._definitions.read(uuid)
         boot = order.read_ours(xml)
         if boot is None or not (boot.once or boot.begun):
+            return xml
+        self._definitions.listen()
+        # That may have taken a while.
+        return self._definitions.read(uuid)
+
+    def _prepared(self, uuid: str, run: int | None, xml: str, done: list[str]) -> _Start | None:
+        """All that a start takes, done; None if another run than this one has begun since.
+
+        Raises `CannotBoot` if the one-time device has gone.
+        """
+        boot = order.read_ours(xml)
+        if boot is None or not (boot.once or boot.begun):
             return _Start(uuid, run)
-        if self._virsh.dominfo(uuid)["Managed save"] == "yes":
+        if self._definitions.has_image(uuid):
             # A saved image goes on where it was, maybe in a one-time boot: that is no boot.
             return _Start(uuid, run)
         if boot.once is None:
-            return _Start(uuid, run, tidied=order.ended(xml))
+            return _Start(uuid, run, is_tidied=True)
         once = order.booting(xml, boot.once, self._definitions.roles(xml))
+        # To define what was undefined meanwhile would bring it back.
+        if run is not None and not self._supply.startable(uuid, run):
+            return None
         self._definitions.define(order.begun(xml), done)
         return _Start(uuid, run, once, boot.once, marked=xml)
 
@@ -146,6 +171,7 @@ class Starts:
         """
         try:
             if not clear():
+                # Another controller may have cut it, and be about to start it by that mark.
                 return False
             if start.once is None:
                 self._virsh.start(start.uuid)
@@ -161,24 +187,17 @@ class Starts:
         self._definitions.forget(start.uuid)
         if start.once is None:
             self._once.pop(start.uuid, None)
-        if start.tidied:
-            self._tidy(start.tidied)
+        if start.is_tidied:
+            self.forget_begun(start.uuid)
         return True
 
     def _mark_again(self, start: _Start, marked: str, done: list[str]) -> None:
         """Unless the machine has been undefined, or somebody else has started it: maybe by that."""
         try:
-            if self._supply.startable(start.uuid).id in (None, start.run):
+            if self._supply.startable(start.uuid, start.run):
                 self._definitions.define(marked, done)
         except ControllerError as error:
             log.warning("a mark for one boot is lost: %s", error)
-
-    def _tidy(self, xml: str) -> None:
-        """Define what says no more of a one-time boot. To fail is no harm to the machine."""
-        try:
-            self._virsh.define(xml)
-        except Refused as error:
-            log.warning("the note of a one-time boot stays: %s", error)
 
     def reset(self, machine: FoundMachine, done: list[str]) -> None:
         """Reset a machine into the order that is set, in a new process where a reset would end it.
@@ -203,7 +222,9 @@ class Starts:
 
     def reboot(self, machine: FoundMachine, done: list[str]) -> None:
         """Ask the guest to reboot. Where that ends its process it is started when it has obeyed."""
-        if machine.persistent and order.ends_on_reboot(self._definitions.running(machine.uuid)):
+        if order.ends_on_reboot(self._definitions.running(machine.uuid)):
+            if not machine.persistent:
+                raise Transient
             self._reboot_until[machine.uuid] = time.monotonic() + _REBOOTING
         self._virsh.reboot(machine.uuid)
         done.append("reboot")
@@ -226,11 +247,19 @@ class Starts:
         # A process that ends at a reboot has had none: the one in question was before it.
         return not order.ends_on_reboot(live) and self._is_pending(machine, live)
 
+    def is_followed(self, machine: Machine) -> bool:
+        """Whether a reboot or the end of the machine's run is to be followed, as things stand."""
+        if machine.id is None:
+            return False
+        live = self._definitions.running(machine.uuid)
+        return order.ends_on_reboot(live) or self._is_other(machine.uuid, live)
+
     def _is_pending(self, machine: FoundMachine, live: str) -> bool:
         """Whether what this controller has set is not what the machine runs by, by this XML."""
-        if not machine.persistent:
-            return False
-        upcoming = self._definitions.read(machine.uuid)
+        return machine.persistent and self._is_other(machine.uuid, live)
+
+    def _is_other(self, uuid: str, live: str) -> bool:
+        upcoming = self._definitions.read(uuid)
         if not (order.is_ours(upcoming) or order.is_ours(live)):
             return False
         return order.reboots_wrongly(upcoming, live)
@@ -249,19 +278,31 @@ class Starts:
         return Sequel(begun, starts=asked or (reason in OWN_ENDS and action == "restart"))
 
     def forget_begun(self, uuid: str) -> None:
-        """Note that a one-time boot is over, and the machine off."""
-        self._tidy(order.ended(self._definitions.read(uuid)))
+        """Note that a one-time boot is over. To fail is no harm to the machine."""
+        xml = self._definitions.read(uuid)
+        tidied = order.ended(xml)
+        try:
+            if tidied != xml:
+                self._virsh.define(tidied)
+        except Refused as error:
+            log.warning("the note of a one-time boot stays: %s", error)
+
+    def may_be_once(self, machine: Machine) -> bool:
+        """Whether the machine runs by a one-time boot, or one has ended; also without the turn."""
+        boot = order.read_ours(self._definitions.running(machine.uuid))
+        noted = boot is not None and (boot.running or boot.begun)
+        return bool(noted or self._once.get(machine.uuid))
 
     def ended_once(self, machine: FoundMachine) -> Device | None:
         """The device of a one-time boot that has ended while nobody saw how, if it is off.
 
         What runs by one is kept in mind.
         """
-        if machine.saved:
-            return None
         if machine.id is not None:
             running = order.read_ours(self._definitions.running(machine.uuid))
             self._once[machine.uuid] = running.running if running else None
             return None
         boot = order.read_ours(self._definitions.read(machine.uuid))
-        return boot.begun if boot else None
+        if boot is None or boot.begun is None or self._definitions.goes_on(machine.uuid):
+            return None
+        return boot.begun

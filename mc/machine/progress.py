@@ -5,17 +5,17 @@ from types import TracebackType
 from typing import Self
 
 from mc.errors import ControllerError
-from mc.machine.machines import Machine
+from mc.machine.machines import Known, Machine
 
 
 @dataclass
 class Progress:
     """An action under way: an error that ends its `with` block carries along how far it got.
 
-    machine: the one that it is about, once it is found.
+    machine: the one that it is about, once that is known.
     """
 
-    machine: Machine | None = None
+    machine: Machine | Known | None = None
     done: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mc.errors import NoSuchMachine, Refused, Stopping, Transient, Unavailable
-from mc.machine.machines import FoundMachine, Machine, Machines
+from mc.errors import NoSuchMachine, Refused, Stopping, Unavailable
+from mc.machine.machines import OFF, Machine, Machines
 from mc.virsh import Virsh
 
 # Seconds between two looks at a machine that one waits for.
@@ -48,18 +48,18 @@ class Supply:
         Raises `Transient` if there would be nothing left to start: it may have been undefined since
         it was looked up.
         """
-        return self.startable(machine.uuid).id == machine.id and self.cut(machine, done)
+        return self._machines.lasting_state(machine.uuid) != OFF and self.cut(machine, done)
 
-    def startable(self, uuid: str) -> FoundMachine:
-        """The machine as it is now, if something is left of it once it is off; else `Transient`.
+    def startable(self, uuid: str, run: int | None) -> bool:
+        """Whether the machine is off, or still in the run of this number.
 
-        libvirt keeps the next configuration of a running machine that was undefined, and gives it
-        up with the run.
+        Raises `Transient` if there would be nothing left to start.
         """
-        machine = self._machines.find(uuid)
-        if not machine.persistent:
-            raise Transient
-        return machine
+        number = self._machines.number(uuid)
+        if number is None:
+            return True
+        self._machines.lasting_state(uuid)
+        return number == run
 
     def wait_until_off(self, machine: Machine, seconds: float) -> None:
         """Return when the machine has been off, also if someone started it again since.
@@ -73,7 +73,7 @@ class Supply:
     def number(self, uuid: str) -> int | None:
         """libvirt's number of this run of the machine; None when it is off, or gone altogether."""
         try:
-            return self._machines.find(uuid).id
+            return self._machines.number(uuid)
         except NoSuchMachine:
             return None
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mc.machine.machines import OFF as SHUT_OFF
-from mc.machine.machines import Status
+from mc.machine.machines import FoundMachine, Status
 
 
 class Condition(Enum):
@@ -34,7 +34,7 @@ _BY_PAUSE_REASON = {
 }
 
 
-def condition(status: Status) -> Condition:
+def condition(status: Status | FoundMachine) -> Condition:
     """`idle` and `no state` are how some hypervisors call a running machine."""
     if status.state == "paused" and status.reason in _BY_PAUSE_REASON:
         return _BY_PAUSE_REASON[status.reason]
