@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from mc.daemon import run
-from mc.settings import Settings
+from mc.settings import HostSettings, Settings
 
 _OURS = str(Path(__file__).parent.parent / "mc")
 
@@ -51,4 +51,4 @@ class Crossings:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, Crossings().toggle)
-    run(Settings(uri=sys.argv[1], port=0, thread_pool=2))
+    run(Settings(hosts=(HostSettings(uri=sys.argv[1]),), port=0, thread_pool=2))

@@ -6,7 +6,7 @@ once more as far as it acts.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, product
 from typing import cast
@@ -27,18 +27,27 @@ MACHINES = [(name, ("running", "shut off", "paused")[n % 3]) for n, name in enum
 UUIDS = {name.encode(): uuid_of(number) for number, name in enumerate(NAMES)}
 ROUTES = routes(cast(Controller, None))
 TEMPLATES = [route.template for route in ROUTES]
-PUBLIC = [route.template.encode() for route in ROUTES if route.resource.public]
+# The only host that there is.
+LOCAL = b"local"
+
+
+def _paths(templates: Iterable[str]) -> re.Pattern[bytes]:
+    """Matches a path by one of these templates, whatever stands for a variable."""
+    patterns = [re.sub(r"\\{\w+\\}", "[^/?]+", re.escape(template)) for template in templates]
+    return re.compile("|".join(patterns).encode())
+
+
+PUBLIC = _paths(route.template for route in ROUTES if route.resource.public)
 # Of these there may be too many at once: 503.
-STREAMS = [
-    route.template.encode()
+STREAMS = _paths(
+    route.template
     for route in ROUTES
     if "GET" in route.resource.methods()
     and route.resource.operation("GET").media_type == "text/event-stream"
-]
+)
 
 METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"get"]
 
-READS = {"dominfo", "domstate", "dumpxml", "list", "domstats", "hostname", "screenshot"}
 # Starting a machine may make a one-time boot of it.
 START = {"start", "define", "create"}
 SET = {"define", "managedsave-remove"}
@@ -128,6 +137,8 @@ class Request:
     def explains(self) -> set[tuple[str, str]]:
         """Virsh commands and the machines to give them to; a `define` names no machine."""
         segments = [unquote_to_bytes(segment) for segment in self.path.split(b"/") if segment]
+        if segments[:2] == [b"hosts", LOCAL]:
+            segments = segments[2:]
         if self.foreign or len(segments) < 3 or segments[0] != b"service":
             return set()
         commands: set[str] = set()
@@ -150,7 +161,10 @@ nasty = st.one_of(
 )
 names = st.sampled_from([name.encode() for name in NAMES if name != VICTIM])
 references = st.one_of(names, names, names.map(lambda name: UUIDS[name].encode()), nasty)
-words = st.sampled_from([segment.encode() for url in TEMPLATES for segment in url.split("/")])
+hosts = st.one_of(st.just(LOCAL), st.just(LOCAL), st.just(LOCAL), nasty)
+words = st.sampled_from(
+    [LOCAL, *(segment.encode() for url in TEMPLATES for segment in url.split("/"))]
+)
 
 
 def encoded(segment: bytes) -> bytes:
@@ -173,7 +187,8 @@ def paths(draw: DrawFn) -> bytes:
     spell = draw(spellings)
     if draw(st.integers(0, 3)):
         template = draw(st.sampled_from(TEMPLATES)).encode()
-        path = template.replace(b"{machine}", spell(draw(references)))
+        path = template.replace(b"{host}", spell(draw(hosts)))
+        path = path.replace(b"{machine}", spell(draw(references)))
         return path.replace(b"{verb}", spell(draw(nasty)))
     segments = draw(st.lists(st.one_of(words, references), max_size=5))
     return b"/" + b"/".join(map(spell, segments)) + draw(slashes)
@@ -317,7 +332,8 @@ def plausible_requests() -> Iterator[Request]:
     called = cycle([name.encode() for name in NAMES if name != VICTIM] + [uuid_of(0).encode()])
     spelled = cycle([encoded, _bare])
     for template, method, odd in product(TEMPLATES, METHODS, [*FOREIGN, None, None, None]):
-        target = template.encode().replace(b"{machine}", next(spelled)(next(called)))
+        target = template.encode().replace(b"{host}", LOCAL)
+        target = target.replace(b"{machine}", next(spelled)(next(called)))
         headers = [HOST, odd] if odd and odd[0] != b"Host" else [odd or HOST]
         body = b'{"device": "pxe"}' if method == b"PUT" else b""
         yield Request(method, target, headers, body, foreign=odd is not None)

@@ -1,7 +1,7 @@
 """What a stranger may send to keep the daemon busy, and what each request costs it."""
 
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from mc.settings import Settings
 from mc.web.server.body import MOST_FRAMING
@@ -95,7 +95,7 @@ def many_headers() -> Iterator[bytes]:
 def lines() -> Iterator[bytes]:
     """Request lines: in each URL that there is, in its path and query, and in the rest."""
     head = b"\r\nHost: localhost\r\n\r\n"
-    targets = {template.encode() for template in TEMPLATES}
+    targets = {_to_fill(template.encode()) for template in TEMPLATES}
     for unit in UNITS:
         if unit.isspace():
             continue
@@ -103,7 +103,8 @@ def lines() -> Iterator[bytes]:
             parts = target.count(b"{")
             room = (HEAD - len(target) - 14) // max(parts, 1)
             if parts:
-                path = target.replace(b"{machine}", filled(unit, room))
+                path = target.replace(b"{host}", filled(unit, room))
+                path = path.replace(b"{machine}", filled(unit, room))
                 yield b"GET " + path.replace(b"{verb}", filled(unit, room)) + b" HTTP/1.1" + head
             else:
                 yield b"GET " + target + b"?" + filled(unit, room - 1) + b" HTTP/1.1" + head
@@ -120,6 +121,13 @@ def lines() -> Iterator[bytes]:
         yield filled(unit, size) + b" / HTTP/1.1" + head
         yield b"GET / " + filled(unit, size) + head
         yield b"GET / HTTP/1." + filled(unit, size) + head
+
+
+def _to_fill(template: bytes) -> bytes:
+    """Below a host, what comes behind the host's name is as it is without one."""
+    if b"{host}" not in template:
+        return template
+    return template.replace(b"{machine}", b"vm").replace(b"{verb}", b"nmi")
 
 
 def bodies() -> Iterator[bytes]:
@@ -159,10 +167,8 @@ def chunked_bodies() -> Iterator[bytes]:
 
 def processor_time(daemon: Daemon) -> int:
     """Nanoseconds of processor that all threads of the daemon have had so far."""
-    total = 0
-    for task in Path(f"/proc/{daemon.pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
-    return total
+    # Its clock, by clock_getcpuclockid(3), tells of threads that have ended as well.
+    return time.clock_gettime_ns(~daemon.pid << 3 | 2)
 
 
 class Meter:

@@ -65,5 +65,7 @@ def test_it_serves_what_it_serves_elsewhere(daemon: Daemon, tmp_path: Path) -> N
         page = client.get(url, headers={"Accept": "text/html"}, timeout=30)
         assert page.text.startswith("<!doctype html>")
         with client.get(f"{url}/events", stream=True, timeout=30) as stream:
-            event = next(line for line in stream.iter_lines() if line.startswith(b"data: "))
-            assert json.loads(event.removeprefix(b"data: ")) == {"reachable": True}
+            told = (line for line in stream.iter_lines() if line.startswith(b"data: "))
+            libvirt, host = (json.loads(next(told).removeprefix(b"data: ")) for _ in range(2))
+            assert (host["name"], host["state"]) == ("local", "up")
+            assert libvirt == {"host": "local", "reachable": True}

@@ -80,7 +80,8 @@ def test_libvirtd_that_stops_answering(fragile: Laboratory, daemon: Daemon) -> N
     assert not well(daemon)
     assert not well(daemon)
     fragile.libvirtd.thaw()
-    assert well(daemon)
+    # Nobody waits for a libvirt that has not answered but the prober, who finds it.
+    until(lambda: well(daemon), 30, "libvirt")
 
 
 def test_daemon_that_has_never_reached_libvirt(backups: tuple[str, str]) -> None:
@@ -108,7 +109,8 @@ def test_libvirt_is_asked_each_time_and_cheaply(fragile: Laboratory, daemon: Dae
     for _ in range(3):
         assert well(daemon)
     assert daemon.request("HEAD", PATH).status == OK
-    assert daemon.virsh_commands()[before:] == ["hostname"] * 4
+    # Whoever looks around may ask other things meanwhile, and the prober the same.
+    assert daemon.virsh_commands()[before:].count("hostname") >= 4
 
 
 def test_answer_tells_strangers_nothing_of_libvirt(fragile: Laboratory, daemon: Daemon) -> None:
@@ -126,7 +128,9 @@ def test_libvirt_that_refuses_to_answer_is_there(lab: Laboratory) -> None:
     with closing(open_virsh(lab.uri.replace("qemu+", "secret+"))) as virsh:
         with pytest.raises(Refused, match="not supported"):
             virsh.hostname()
-        assert Health(virsh, WRITABLE, Places(1)).report() == Report(libvirt=True, backups=True)
+        assert Health(virsh.hostname, WRITABLE, Places(1)).report() == Report(
+            libvirt=True, backups=True
+        )
 
 
 def test_controller_that_is_stopping_reaches_nothing() -> None:
@@ -134,7 +138,9 @@ def test_controller_that_is_stopping_reaches_nothing() -> None:
     virsh.close()
     with pytest.raises(Stopping):
         virsh.hostname()
-    assert Health(virsh, WRITABLE, Places(1)).report() == Report(libvirt=False, backups=True)
+    assert Health(virsh.hostname, WRITABLE, Places(1)).report() == Report(
+        libvirt=False, backups=True
+    )
 
 
 @pytest.mark.parametrize("uri", ["test:///default", NOWHERE])
@@ -148,7 +154,8 @@ def test_folder_that_cannot_be_written_is_told_until_it_can(tmp_path: Path, uri:
             assert answer.status == (OK if uri != NOWHERE else UNAVAILABLE)
             assert answer.json["backups"] is backups
             assert (
-                f"libvirt_mc_backups_writable {backups:d}.0" in daemon.get("/metrics").body.decode()
+                f'libvirt_mc_backups_writable{{host="local"}} {backups:d}.0'
+                in daemon.get("/metrics").body.decode()
             )
             # Nothing of where it is, and why it cannot be written, to strangers.
             assert b"folder" not in answer.body
@@ -182,7 +189,7 @@ def test_folder_that_does_not_answer_holds_one_thread_and_nobody_else(
 def test_crowd_is_told_what_is_known_of_the_folder(fragile: Laboratory) -> None:
     """Those who do not wait for libvirt's answer get no older one about it."""
     with closing(open_virsh(fragile.uri)) as virsh, ThreadPoolExecutor(8) as threads:
-        told = Health(virsh, WRITABLE, Places(1))
+        told = Health(virsh.hostname, WRITABLE, Places(1))
         assert told.report() == Report(libvirt=True, backups=True)
         fragile.libvirtd.freeze()
         futures = [threads.submit(told.report) for _ in range(8)]

@@ -157,6 +157,7 @@ def test_parameters_are_told_as_they_counted(
     for machine, status in (("vm", OK), ("nope", 404)):
         only = entry(daemon, status, method, url(machine, part), body)
         others = {key: value for key, value in only.items() if key not in (*ALWAYS, "verb", "done")}
+        assert (others.pop("host"), [*only][-1]) == ("local", "host")
         assert ("done" in only) == (only["outcome"].startswith("changed"))
         assert (only["verb"], others) == (verb, used)
 

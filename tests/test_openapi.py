@@ -36,7 +36,9 @@ STREAMS = [
 ]
 # The console page asks for these by itself.
 PAGE_FILES = "/console/"
-NOT_FOUND_ONLY = {"/service/{machine}/state_controller/{verb}"}
+NOT_FOUND_ONLY = {
+    f"{base}/service/{{machine}}/state_controller/{{verb}}" for base in ("", "/hosts/{host}")
+}
 # The machines that are there to be called, by the state that they are in at first. One that is
 # in shutdown stays so for ever, and would be waited for.
 MACHINES = {state.replace(" ", "-"): state for state in STATES if state != "in shutdown"}
@@ -48,6 +50,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     uri = hypervisor(folder / "machines.xml", MACHINES.items(), DEVICES)
     with Daemon("--connect", uri, "--backup-dir", str(folder / "backups")) as daemon:
         yield daemon
+
+
+def url_of(path: str, machine: str) -> str:
+    """The URL of a machine on the only host."""
+    return path.replace("{host}", "local").replace("{machine}", machine)
 
 
 def test_document_is_openapi(daemon: Daemon) -> None:
@@ -69,7 +76,7 @@ def test_document_tells_of_every_route() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_url_allows_what_the_document_names(daemon: Daemon, path: str) -> None:
-    allowed = daemon.request("OPTIONS", path.replace("{machine}", "running")).headers["allow"]
+    allowed = daemon.request("OPTIONS", url_of(path, "running")).headers["allow"]
     named = [method.upper() for method in PATHS[path] if method != "parameters"]
     assert allowed.split(", ") == [*named, "OPTIONS"]
 
@@ -87,7 +94,7 @@ def test_every_error_is_documented() -> None:
 def test_what_comes_without_libvirt_is_documented(away: Daemon, path: str, method: str) -> None:
     told = PATHS[path][method]["responses"]
     answer = away.request(
-        method.upper(), path.replace("{machine}", "vm"), b'{"device": "pxe"}' * (method == "put")
+        method.upper(), url_of(path, "vm"), b'{"device": "pxe"}' * (method == "put")
     )
     asks = str(HTTPStatus.SERVICE_UNAVAILABLE.value) in told
     assert answer.status == (HTTPStatus.SERVICE_UNAVAILABLE if asks else HTTPStatus.OK), answer
@@ -221,6 +228,8 @@ def test_answers_of_machines_are_as_documented(daemon: Daemon, path: str, method
     @given(described.as_strategy(), st.sampled_from([*MACHINES]))
     def exchange(case: Any, machine: str) -> None:
         case.path_parameters["machine"] = machine
+        if "{host}" in path:
+            case.path_parameters["host"] = "local"
         case.call_and_validate(f"http://127.0.0.1:{daemon.port}", timeout=60)
 
     exchange()

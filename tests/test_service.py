@@ -48,16 +48,29 @@ OUTCOMES: dict[str, dict[str, str]] = {
 # fmt: on
 CELLS = [(verb, state) for verb, outcomes in OUTCOMES.items() for state in outcomes]
 
-INDEX = ["boot", "events", "machine", "machines", "openapi", "screenshot", "status", "verbs"]
-# Every URL with the methods that it answers, and what a GET says.
-URLS: dict[str, tuple[str, list[str]]] = {
-    "/": ("GET, HEAD, OPTIONS", INDEX),
+INDEX = [
+    "boot",
+    "events",
+    "hosts",
+    "machine",
+    "machines",
+    "openapi",
+    "screenshot",
+    "status",
+    "verbs",
+]
+# Every URL with the methods that it answers, and what a GET says: those that each host has as well,
+# and then all.
+FOR_A_HOST: dict[str, tuple[str, list[str]]] = {
     "/service": ("GET, HEAD, OPTIONS", INDEX),
     "/service/machine": ("GET, HEAD, OPTIONS", []),
     "/service/machines": ("GET, HEAD, OPTIONS", []),
-    "/service/{machine}": ("GET, HEAD, OPTIONS", ["id", "name", "power", "state", "uuid"]),
+    "/service/{machine}": ("GET, HEAD, OPTIONS", ["host", "id", "name", "power", "state", "uuid"]),
     "/service/{machine}/boot": ("GET, HEAD, PUT, OPTIONS", ["default", "once", "order", "pending"]),
-    "/service/{machine}/state_controller": ("GET, HEAD, OPTIONS", ["machine", "uuid", "verbs"]),
+    "/service/{machine}/state_controller": (
+        "GET, HEAD, OPTIONS",
+        ["host", "machine", "uuid", "verbs"],
+    ),
     "/service/{machine}/state_controller/status": (
         "GET, HEAD, OPTIONS",
         ["power", "reason", "state"],
@@ -66,12 +79,19 @@ URLS: dict[str, tuple[str, list[str]]] = {
     "/metrics": ("GET, HEAD, OPTIONS", []),
     "/service/{machine}/screenshot": ("GET, HEAD, OPTIONS", []),
     "/events": ("GET, OPTIONS", []),
-    "/openapi.json": ("GET, HEAD, OPTIONS", ["components", "info", "openapi", "paths"]),
     "/service/{machine}/force_reset": ("GET, POST, OPTIONS", []),
     **{
         f"/service/{{machine}}/state_controller/{verb}": ("GET, POST, OPTIONS", [])
         for verb in (*ALL_VERBS, "{verb}")
     },
+}
+URLS: dict[str, tuple[str, list[str]]] = {
+    "/": ("GET, HEAD, OPTIONS", INDEX),
+    "/openapi.json": ("GET, HEAD, OPTIONS", ["components", "info", "openapi", "paths"]),
+    "/hosts": ("GET, HEAD, OPTIONS", []),
+    "/hosts/{host}": ("GET, HEAD, OPTIONS", ["machines", "name", "since", "state", "url"]),
+    **FOR_A_HOST,
+    **{f"/hosts/{{host}}{url}": row for url, row in FOR_A_HOST.items()},
 }
 
 
@@ -91,6 +111,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     file = tmp_path_factory.mktemp("service") / "machines.xml"
     with Daemon("--connect", hypervisor(file, machines)) as daemon:
         yield daemon
+
+
+def url_of(template: str) -> str:
+    """The URL of a machine that is there, on the only host."""
+    return template.replace("{host}", "local").replace("{machine}", "spare-0")
 
 
 def problem(answer: Answer, status: int) -> Any:
@@ -135,6 +160,7 @@ def test_verb_in_state(daemon: Daemon, verb: str, state: str) -> None:
     assert answer.status == OK, answer
     assert answer.headers["content-type"] == "application/json"
     assert answer.json == {
+        "host": "local",
         "machine": name,
         "uuid": uuid_of(CELLS.index((verb, state))),
         "action": verb,
@@ -168,7 +194,7 @@ def test_no_other_method_acts(daemon: Daemon, verb: str, method: str) -> None:
 @pytest.mark.parametrize("template", URLS)
 def test_url_names_its_methods(daemon: Daemon, template: str) -> None:
     allowed, _ = URLS[template]
-    url = template.replace("{machine}", "spare-0")
+    url = url_of(template)
     options = daemon.request("OPTIONS", url)
     assert (options.status, options.headers["allow"]) == (HTTPStatus.NO_CONTENT, allowed)
     refused = daemon.request("DELETE", url)
@@ -181,7 +207,7 @@ def test_url_names_its_methods(daemon: Daemon, template: str) -> None:
 @pytest.mark.parametrize("template", JSON_URLS)
 def test_url_answers(daemon: Daemon, template: str) -> None:
     members = URLS[template][1]
-    url = template.replace("{machine}", "spare-0")
+    url = url_of(template)
     answer = daemon.get(url)
     assert answer.status == OK, answer
     assert answer.headers["content-type"] == "application/json"
@@ -249,7 +275,10 @@ def test_unknown_machine_is_not_found(daemon: Daemon, name: str) -> None:
     "path", ["/nope", "/service/vm/nope", "/service/vm/state_controller/status/x", "/services",
              "/service/%2F", "/service/vm/%2Fboot", "/service%2Fvm", "/service/./vm", "//nope",
              "//localhost/service/vm", "/service//state_controller/status", "/favicon.ico",
-             "/service/__init__/__globals__/x/y", "/service/%ff/x"],
+             "/service/__init__/__globals__/x/y", "/service/%ff/x", "/hosts/nope",
+             "/hosts/nope/service/vm", "/hosts/Local/healthz", "/hosts/%FF/events",
+             "/hosts/local/x", "/hosts/local/openapi.json", "/hosts/local/hosts",
+             "/hosts/service/vm"],
 )  # fmt: skip
 def test_unknown_url_is_not_found(daemon: Daemon, path: str) -> None:
     problem(daemon.get(path), NOT_FOUND)
@@ -258,7 +287,7 @@ def test_unknown_url_is_not_found(daemon: Daemon, path: str) -> None:
 @pytest.mark.parametrize("template", JSON_URLS)
 def test_slash_too_many_means_nothing(daemon: Daemon, template: str) -> None:
     """Not even a machine without a name, which libvirt refuses; `%2F` is none."""
-    url = template.replace("{machine}", "spare-0")
+    url = url_of(template)
     answer = daemon.get(url)
     for odd in (f"/{url}", f"{url}//", url.replace("/", "//"), f"///{url}///"):
         assert daemon.get(odd).json == answer.json

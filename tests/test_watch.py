@@ -5,14 +5,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from operator import eq
 from pathlib import Path
 
 import pytest
 
 from mc.errors import Stopping
-from mc.hosts.watch import Changed, Everything, Gone, News, Reach, Subscription, Watch
+from mc.hosts.news import Changed, Everything, Gone, News, Reach, Subscription
+from mc.hosts.subscriber import Subscriber
+from mc.hosts.watch import Watch
 from mc.machine.machines import Machine, Machines
-from mc.virsh import domain_events
+from mc.virsh import Streams
 from tests.hypervisor import hypervisor, number_of, open_virsh, uuid_of
 from tests.lab import Laboratory, until
 
@@ -24,13 +28,12 @@ A_WHILE = 1.5
 class Reader:
     """A subscriber that keeps what it is told."""
 
-    def __init__(self, watch: Watch, subscription: Subscription) -> None:
-        self._watch = watch
-        self.subscription = subscription
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
         self.told: list[News] = []
 
     def read(self, seconds: float = 0.1) -> list[News]:
-        news = self._watch.news(self.subscription, seconds)
+        news = [one for _, told in self._subscriber.news(seconds) for one in told]
         self.told += news
         return news
 
@@ -69,16 +72,15 @@ class Reader:
 
 @contextmanager
 def reader(watch: Watch) -> Iterator[Reader]:
-    with watch.subscription() as subscription:
-        yield Reader(watch, subscription)
+    with Subscriber([watch]) as subscriber:
+        yield Reader(subscriber)
 
 
 @contextmanager
-def watching(machines: Machines, *, followed: bool) -> Iterator[Watch]:
+def watching(machines: Machines, *, followed: bool = False) -> Iterator[Watch]:
     """A watch for the length of the block, after which nothing of it is left."""
     threads = threading.active_count()
     with closing(Watch(machines, followed=followed)) as watch:
-        watch.start()
         yield watch
     # Threads of the test that waited for news end as well, but maybe a little later.
     until(lambda: threading.active_count() <= threads, PATIENCE, "end of the threads")
@@ -111,8 +113,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    """One whose events are relied on, so that it reads when it hears of one."""
-    monkeypatch.setattr("mc.hosts.watch._CONNECTING", 0.0)
+    """One that is told whatever happens, so that it reads when it hears of something."""
     monkeypatch.setattr("mc.hosts.watch._LOOK", 3600.0)
     with closing(House(tmp_path, 3, followed=True)) as house:
         yield house
@@ -170,10 +171,13 @@ def test_who_comes_later_is_told_what_is_true_then(house: House) -> None:
 
 
 def test_nothing_new_is_nothing(house: House) -> None:
+    """And waiting for it costs nothing."""
     with reader(house.watch) as one:
         one.wait_for_everything()
         a_while()
-        assert one.read() == []
+        before = time.thread_time()
+        assert one.read(A_WHILE) == []
+        assert time.thread_time() - before < A_WHILE / 10
 
 
 def test_nothing_is_read_while_nobody_listens(house: House, readings: Callable[[], int]) -> None:
@@ -209,6 +213,119 @@ def test_the_end_of_a_stream_of_events_is_followed_at_once(heard: House) -> None
         heard.cut(0)
         heard.watch.stream_ended()
         one.wait_for_machine("vm-000", "shut off")
+
+
+def test_a_stream_that_has_connected_is_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: Callable[[], int]
+) -> None:
+    """From a reading on that comes after it; and no more once it has ended."""
+    monkeypatch.setattr("mc.hosts.watch._LOOK", 3600.0)
+    with closing(House(tmp_path, 1)) as house, reader(house.watch) as one:
+        one.wait_for_everything()
+        before = readings()
+        until(readings, PATIENCE, "polling", lambda now: now > before + 2)
+        monkeypatch.setattr("mc.hosts.watch._POLL", 3600.0)
+        house.cut(0)
+        house.watch.stream_connected()
+        one.wait_for_machine("vm-000", "shut off")
+        monkeypatch.setattr("mc.hosts.watch._POLL", 0.5)
+        a_while()
+        before = readings()
+        a_while()
+        assert readings() == before
+        house.watch.stream_ended()
+        until(readings, PATIENCE, "polling", lambda now: now > before + 2)
+
+
+def test_streams_that_end_again_and_again_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: Callable[[], int]
+) -> None:
+    monkeypatch.setattr("mc.hosts.watch._POLL", 3600.0)
+    with closing(House(tmp_path, 1)) as house, reader(house.watch) as one:
+        one.wait_for_everything()
+        before = readings()
+        for _ in range(100):
+            house.watch.stream_ended()
+        a_while()
+        assert readings() == before
+
+
+def test_an_action_of_ones_own_is_followed_without_polling(
+    heard: House, readings: Callable[[], int]
+) -> None:
+    """As it is where nobody else can change anything."""
+    with reader(heard.watch) as one:
+        one.wait_for_everything()
+        before = readings()
+        heard.cut(1)
+        heard.watch.heard("action", "vm-001")
+        one.wait_for_machine("vm-001", "shut off")
+        assert readings() == before + 1
+
+
+def test_there_is_a_thread_only_while_somebody_listens(house: House) -> None:
+    before = threading.active_count()
+    for _ in range(2):
+        with reader(house.watch) as one, reader(house.watch) as two:
+            one.wait_for_everything()
+            two.wait_for_everything()
+            assert threading.active_count() == before + 1
+        until(threading.active_count, PATIENCE, "end of the thread", lambda now: now == before)
+
+
+def told(subscriber: Subscriber, watch: Watch, wanted: Callable[[News], object]) -> set[Watch]:
+    """Read until this watch has such news; those that had any until then."""
+    heard_of: set[Watch] = set()
+
+    def found() -> bool:
+        news = subscriber.news(0.1)
+        heard_of.update(one for one, _ in news)
+        return any(one is watch and any(map(wanted, each)) for one, each in news)
+
+    until(found, PATIENCE, "news")
+    return heard_of
+
+
+def test_one_subscriber_follows_many_hosts(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        houses = []
+        for number in range(5):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            houses.append(stack.enter_context(closing(House(folder, 2))))
+        subscriber = stack.enter_context(Subscriber([house.watch for house in houses]))
+        first: dict[Watch, list[News]] = {}
+        until(lambda: first.update(subscriber.news(0.1)) or len(first) == 5, PATIENCE, "all hosts")
+        for house in houses:
+            everything = Everything(house.machines.list_all())
+            assert first[house.watch] == [Reach(None), everything]
+        houses[3].cut(1)
+        off = Machine(None, "vm-001", uuid_of(1), "shut off")
+        assert told(subscriber, houses[3].watch, Changed(off).__eq__) == {houses[3].watch}
+        # Also beside those that follow a single host; what has happened meanwhile is all there.
+        for house in houses:
+            with reader(house.watch) as other:
+                other.wait_for_everything()
+                house.cut(0)
+                other.wait_for_machine("vm-000", "shut off")
+        assert [watch for watch, _ in subscriber.news(0.1)] == [house.watch for house in houses]
+        houses[0].virsh.close()
+        houses[0].watch.close()
+        with pytest.raises(Stopping):
+            told(subscriber, houses[0].watch, lambda news: False)
+
+
+def test_what_is_told_late_is_told_once(heard: House) -> None:
+    with Subscriber([heard.watch]) as subscriber:
+        until(lambda: subscriber.news(0.1), PATIENCE, "everything")
+        with reader(heard.watch) as other:
+            other.wait_for_everything()
+            for _ in range(3):
+                heard.watch.heard("metadata-change", "vm-000")
+                other.wait_for_machine("vm-000", "running")
+        (only,) = subscriber.news(0.1)
+        assert [type(news) for news in only[1]] == [Changed]
+        assert subscriber.news(0.1) == []
 
 
 def test_a_machine_that_an_event_names_is_told_though_its_entry_is_the_same(heard: House) -> None:
@@ -265,7 +382,6 @@ def test_who_is_slow_is_told_the_latest_only(heard: House) -> None:
 def test_who_misses_very_much_is_told_everything_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mc.hosts.watch._CONNECTING", 0.0)
     monkeypatch.setattr("mc.hosts.watch._LOOK", 3600.0)
     with closing(House(tmp_path, 150, followed=True)) as house, reader(house.watch) as one:
         one.wait_for_everything()
@@ -278,7 +394,16 @@ def test_who_misses_very_much_is_told_everything_anew(
         house.watch.heard("lifecycle", "vm-000")
         news = until(one.read, PATIENCE, "news")
         assert news == [Everything(house.machines.list_all())]
-        assert len(one.subscription.uuids) == 0
+
+
+def test_what_a_subscriber_has_not_been_told_stays_short() -> None:
+    mine = Subscription(lambda: None, everything=False)
+    for number in range(100):
+        mine.add([str(number)])
+        mine.add([str(number)])
+    assert (mine.everything, len(mine.uuids)) == (False, 100)
+    mine.add(["x"])
+    assert (mine.everything, len(mine.uuids)) == (True, 0)
 
 
 def test_close_ends_whoever_waits(house: House) -> None:
@@ -338,10 +463,16 @@ def following(lab: Laboratory, binary: str = "virsh", seconds: float = PATIENCE)
     """A watch as the daemon has it; `binary` is that of the stream of events."""
     with ExitStack() as stack:
         virsh = stack.enter_context(closing(open_virsh(lab.uri, read=seconds)))
-        watch = stack.enter_context(watching(Machines(virsh), followed=True))
-        events = domain_events(binary, lab.uri, on_event=watch.heard, on_end=watch.stream_ended)
-        events.start()
-        stack.callback(events.close)
+        watch = stack.enter_context(watching(Machines(virsh)))
+        streams = stack.enter_context(closing(Streams()))
+        streams.start()
+        streams.domain_events(
+            binary,
+            lab.uri,
+            on_event=watch.heard,
+            on_connected=watch.stream_connected,
+            on_end=lambda words: watch.stream_ended(),
+        ).start()
         # Closed first, as the daemon does: a reading that waits for libvirt then ends.
         stack.callback(virsh.close)
         yield watch
@@ -428,6 +559,22 @@ def test_libvirtd_that_does_not_answer_is_told_in_words(fragile: Laboratory) -> 
             fragile.libvirtd.thaw()
         one.wait_for(lambda news: news == Reach(None), "end of the trouble")
         one.wait_for_everything()
+
+
+def test_a_host_that_stands_still_keeps_no_news_of_another(
+    fragile: Laboratory, house: House
+) -> None:
+    with following(fragile) as stuck, Subscriber([stuck, house.watch]) as subscriber:
+        told(subscriber, stuck, lambda news: isinstance(news, Everything))
+        fragile.libvirtd.freeze()
+        try:
+            stuck.heard("lifecycle", "x")
+            for number in range(3):
+                house.cut(number)
+                off = Machine(None, f"vm-{number:03}", uuid_of(number), "shut off")
+                told(subscriber, house.watch, partial(eq, Changed(off)))
+        finally:
+            fragile.libvirtd.thaw()
 
 
 def test_watch_closes_while_libvirtd_is_frozen(fragile: Laboratory) -> None:

@@ -1,14 +1,13 @@
-"""Following the machines: what changes about them is told to whoever subscribes."""
+"""Following the machines of a host: what changes about them is told to whoever subscribes."""
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from threading import Condition, Lock, Thread
+from typing import Protocol
 
 from mc.errors import ControllerError, Stopping
-from mc.machine.machines import Machine, Machines
+from mc.hosts.news import Changed, Everything, Gone, News, Reach, Subscription
+from mc.machine.machines import Machine
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +17,6 @@ _REST = 0.2
 # Seconds between two readings while no events can be relied on, and while they can: some things,
 # on some hypervisors, change without one.
 _POLL, _LOOK = 0.5, 5.0
-# Seconds that virsh is given to connect before its silence means that nothing happens.
-_CONNECTING = 5.0
-# More changes than these at once are told as a whole list.
-_MOST_CHANGES = 100
 # Kinds of events that come again and again, and change nothing that is told of a machine.
 _NOISE = frozenset(
     {
@@ -39,91 +34,46 @@ _NOISE = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Reach:
-    """Whether the list of machines can be read; if not, `trouble` says why."""
+class Readable(Protocol):
+    """Machines that can be read."""
 
-    trouble: str | None
-
-
-@dataclass(frozen=True)
-class Everything:
-    """All machines, by name."""
-
-    machines: Sequence[Machine]
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A machine that is new or has changed, maybe in what its list entry does not tell."""
-
-    machine: Machine
-
-
-@dataclass(frozen=True)
-class Gone:
-    """The machine of this UUID is no more."""
-
-    uuid: str
-
-
-News = Reach | Everything | Changed | Gone
-
-
-@dataclass(eq=False)
-class Subscription:
-    """What a subscriber has not been told yet: that something changed, not how.
-
-    So it is never longer than the list, and who is slow to ask is told less, but the latest.
-    """
-
-    reach: bool = True
-    everything: bool = True
-    uuids: dict[str, None] = field(default_factory=dict)
-
-    def add(self, uuids: Iterable[str]) -> None:
-        self.uuids.update(dict.fromkeys(uuids))
-        if len(self.uuids) > _MOST_CHANGES:
-            self.start_over()
-
-    def start_over(self) -> None:
-        self.everything = True
-        self.uuids.clear()
+    def list_all(self) -> list[Machine]:
+        """Every machine, by name; raises what a command does."""
 
 
 class Watch:
     """Reads the list of machines when something may have changed, and tells the differences.
 
-    It reads at each event, and from time to time; more often while there is no stream of events
-    that could be relied on (`followed` says whether there is one at all). It reads only while
-    there are subscribers. Events only say when to look: what is told is what the list says.
+    It reads at each event, and from time to time; more often while it is not `followed`, since
+    events may be missed: whoever knows says so by `stream_connected` and `stream_ended`. A host
+    whose machines change by this controller alone is followed from the beginning, by `heard`. It
+    reads only while there are subscribers, and has a thread only then. Events only say when to
+    look: what is told is what the list says.
     """
 
-    def __init__(self, machines: Machines, *, followed: bool) -> None:
+    def __init__(self, machines: Readable, *, followed: bool = False) -> None:
         self._machines = machines
         self._followed = followed
         self._lock = Lock()
         self._wake = Condition(self._lock)
-        self._told = Condition(self._lock)
         self._subscriptions: set[Subscription] = set()
         self._known: dict[str, Machine] | None = None
         self._trouble: str | None = None
         # The names in the events since the last reading, and whether to read as soon as may be.
         self._named: set[str] = set()
         self._asked = False
-        # Times of the monotonic clock.
+        self._is_reach_news = False
+        # A time of the monotonic clock.
         self._read_at = float("-inf")
-        self._relied_on_from = time.monotonic() + _CONNECTING
         self._closed = False
-        self._thread = Thread(target=self._run, name="watch")
-
-    def start(self) -> None:
-        self._thread.start()
+        # The one that reads; one that has found no subscribers any more is gone.
+        self._thread: Thread | None = None
 
     def close(self) -> None:
         """End it, and every wait for news; a reading under way is to be ended before."""
-        self._end()
-        self._thread.join()
+        thread = self._end()
+        if thread:
+            thread.join()
 
     def heard(self, kind: str, name: str) -> None:
         """Take note of an event about the machine of this name; returns at once."""
@@ -132,37 +82,51 @@ class Watch:
                 self._named.add(name)
                 self._ask()
 
-    def stream_ended(self) -> None:
-        """Take note that a stream of events has ended, maybe with libvirt; returns at once."""
+    def stream_connected(self) -> None:
+        """Take note that every event is told from now on; returns at once."""
         with self._lock:
-            self._relied_on_from = time.monotonic() + _CONNECTING
+            self._followed = True
+            self._ask()
+
+    def reach_changed(self) -> None:
+        """Have it told anew whether the machines can be read; returns at once."""
+        with self._lock:
+            self._is_reach_news = True
+            self._ask()
+
+    def stream_ended(self) -> None:
+        """Take note that events may be missed from now on, maybe with libvirt; returns at once."""
+        with self._lock:
             # While libvirt is away streams end all the time, and it is tried often enough.
-            if self._subscriptions and self._trouble is None:
+            if self._followed:
+                self._followed = False
                 self._ask()
 
-    @contextmanager
-    def subscription(self) -> Iterator[Subscription]:
-        """What `news` is asked for; at first that is everything."""
-        mine = Subscription()
+    def subscribe(self, mine: Subscription) -> None:
+        """Ring from now on when there is something for `news` to tell; at first everything is."""
         with self._lock:
             if not self._subscriptions:
                 self._known, self._trouble = None, None
                 self._ask()
+            if self._thread is None and not self._closed:
+                self._thread = Thread(target=self._run, name="watch")
+                self._thread.start()
             self._subscriptions.add(mine)
-        try:
-            yield mine
-        finally:
-            with self._lock:
-                self._subscriptions.remove(mine)
+            if self._closed or self._has_news(mine):
+                mine.ring()
 
-    def news(self, mine: Subscription, seconds: float) -> list[News]:
-        """What is new since the last call, as soon as there is any; nothing after so many seconds.
+    def unsubscribe(self, mine: Subscription) -> None:
+        with self._lock:
+            self._subscriptions.discard(mine)
+            self._wake.notify()
+
+    def news(self, mine: Subscription) -> list[News]:
+        """What is new since the last call.
 
         `Reach` comes first, `Everything` next, then what changed. Raises `Stopping` when the
         watch has been closed.
         """
-        with self._told:
-            self._told.wait_for(lambda: self._closed or self._has_news(mine), seconds)
+        with self._lock:
             if self._closed:
                 raise Stopping
             return self._news(mine) if self._has_news(mine) else []
@@ -190,11 +154,13 @@ class Watch:
         self._asked = True
         self._wake.notify()
 
-    def _end(self) -> None:
+    def _end(self) -> Thread | None:
         with self._lock:
             self._closed = True
-            self._wake.notify_all()
-            self._told.notify_all()
+            self._wake.notify()
+            for one in self._subscriptions:
+                one.ring()
+            return self._thread
 
     def _run(self) -> None:
         while self._wait_until_due():
@@ -203,21 +169,19 @@ class Watch:
     def _wait_until_due(self) -> bool:
         """Whether there is to be another reading, as soon as it is time for it."""
         with self._wake:
-            while not self._closed:
+            while self._subscriptions and not self._closed:
                 now = time.monotonic()
-                due = self._due(now)
+                due = self._due()
                 if due <= now:
                     return True
-                self._wake.wait(None if due == float("inf") else due - now)
+                self._wake.wait(due - now)
+            self._thread = None
             return False
 
-    def _due(self, now: float) -> float:
-        if not self._subscriptions:
-            return float("inf")
+    def _due(self) -> float:
         if self._asked:
             return self._read_at + _REST
-        relied_on = self._followed and self._trouble is None and now >= self._relied_on_from
-        return self._read_at + (_LOOK if relied_on else _POLL)
+        return self._read_at + (_LOOK if self._followed and self._trouble is None else _POLL)
 
     def _read(self) -> None:
         with self._lock:
@@ -244,9 +208,8 @@ class Watch:
         """Note the differences for every subscriber."""
         before, self._known = self._known, known
         self._read_at = time.monotonic()
-        if self._trouble is not None:
-            self._trouble = None
-            self._relied_on_from = time.monotonic() + _CONNECTING
+        if self._trouble is not None or self._is_reach_news:
+            self._trouble, self._is_reach_news = None, False
             for one in self._subscriptions:
                 one.reach = True
         if before is not None:
@@ -258,14 +221,21 @@ class Watch:
             ]
             for one in self._subscriptions:
                 one.add([*gone, *changed])
-        self._told.notify_all()
+        self._ring()
 
     def _fail(self, trouble: str) -> None:
         """Note that what was known is not known any more."""
         with self._lock:
             self._read_at = time.monotonic()
             for one in self._subscriptions:
-                one.reach = one.reach or trouble != self._trouble
+                one.reach = one.reach or trouble != self._trouble or self._is_reach_news
                 one.start_over()
+            self._is_reach_news = False
             self._known, self._trouble = None, trouble
-            self._told.notify_all()
+            self._ring()
+
+    def _ring(self) -> None:
+        """Tell whoever has something to ask for."""
+        for one in self._subscriptions:
+            if self._has_news(one):
+                one.ring()

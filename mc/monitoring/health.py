@@ -7,7 +7,6 @@ from threading import Condition, Lock, Thread
 
 from mc.errors import Refused, TooMany, Unavailable
 from mc.machine.turns import Places
-from mc.virsh import Virsh
 
 # Seconds that one of a crowd waits for a question that somebody else has asked.
 _PATIENCE = 0.1
@@ -57,8 +56,9 @@ class Health:
     which libvirt is away when it has not answered for a while.
     """
 
-    def __init__(self, virsh: Virsh, folder: Folder, places: Places) -> None:
-        self._virsh = virsh
+    def __init__(self, ask: Callable[[], object], folder: Folder, places: Places) -> None:
+        """`ask` is what asks libvirt something, and raises what a command does."""
+        self._ask_libvirt = ask
         self._folder = folder
         self._places = places
         self._changed = Condition()
@@ -95,7 +95,7 @@ class Health:
 
     def _reachable(self) -> bool:
         try:
-            self._virsh.hostname()
+            self._ask_libvirt()
         except Unavailable:
             return False
         except Refused:

@@ -5,17 +5,23 @@ import logging
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from math import ceil
 from wsgiref.types import WSGIEnvironment
 
 import cherrypy
 
 from mc.errors import (
+    Ambiguous,
+    Away,
     BackupFailed,
     Busy,
     CannotBoot,
     ControllerError,
+    HostDown,
+    Migrating,
     NoAnswer,
     NoPicture,
+    NoSuchHost,
     NoSuchMachine,
     NotConfigurable,
     Refused,
@@ -25,14 +31,19 @@ from mc.errors import (
     WrongState,
 )
 from mc.web.accept import prefers_html
+from mc.web.times import utc
+from mc.web.urls import machine_url
 
 log = logging.getLogger(__name__)
 
 _STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
     NoSuchMachine: HTTPStatus.NOT_FOUND,
+    NoSuchHost: HTTPStatus.NOT_FOUND,
+    Ambiguous: HTTPStatus.CONFLICT,
     WrongState: HTTPStatus.CONFLICT,
     Busy: HTTPStatus.CONFLICT,
     CannotBoot: HTTPStatus.CONFLICT,
+    Migrating: HTTPStatus.CONFLICT,
     NoPicture: HTTPStatus.CONFLICT,
     NotConfigurable: HTTPStatus.CONFLICT,
     BackupFailed: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -42,7 +53,7 @@ _STATUS_BY_ERROR: dict[type[ControllerError], HTTPStatus] = {
     NoAnswer: HTTPStatus.GATEWAY_TIMEOUT,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_RETRY_AFTER_SECONDS = "1"
+_RETRY_AFTER_SECONDS = 1
 _MEDIA_TYPE = "application/problem+json"
 
 
@@ -100,17 +111,34 @@ def problem_of(error: Exception) -> Problem:
     status = next(
         _STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _STATUS_BY_ERROR
     )
+    headers = {}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        wait = error.retry_after if isinstance(error, HostDown) else _RETRY_AFTER_SECONDS
+        headers["Retry-After"] = str(ceil(wait))
+    return Problem(status, str(error), _members(error), headers)
+
+
+def _members(error: ControllerError) -> dict[str, object]:
+    """What an error tells beside its words."""
     members: dict[str, object] = {}
     if isinstance(error, Unavailable) and error.unknown:
         members["outcome"] = "unknown"
+    if error.host:
+        members["host"] = error.host
+    if error.since is not None:
+        members["since"] = utc(error.since)
     if error.uuid:
         members["uuid"] = error.uuid
     if error.done:
         members["done"] = list(error.done)
-    retry = (
-        {"Retry-After": _RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    )
-    return Problem(status, str(error), members, retry)
+    match error:
+        case Away():
+            members["hosts"] = list(error.hosts)
+        case Ambiguous():
+            members["urls"] = [
+                machine_url(error.reference, uuid, host) for host, uuid in error.bearers
+            ]
+    return members
 
 
 def error_page(status: str, **_: object) -> bytes:

@@ -32,6 +32,7 @@ class Entry:
     verb: str
     machine: str
     used: Mapping[str, object] = field(default_factory=dict)
+    host: str = ""
     uuid: str = "-"
     outcome: str = "failed"
     detail: str = ""
@@ -68,6 +69,8 @@ class Entry:
         }
         if self.done:
             words["done"] = ",".join(self.done)
+        if self.host:
+            words["host"] = self.host
         log.info("%s %s", self.verb, " ".join(f"{key}={value}" for key, value in words.items()))
 
 

@@ -6,18 +6,23 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
 
 import cherrypy
 
 from mc.errors import Stopping
-from mc.hosts.watch import Changed, Everything, News, Reach, Subscription
+from mc.hosts.host import Host
+from mc.hosts.news import Changed, Everything, Gone, News, Reach
+from mc.hosts.subscriber import Subscriber
+from mc.hosts.watch import Watch
 from mc.web.problems import encoded
 from mc.web.routing.operation import Stream, operation
 from mc.web.server.gateway import CONNECTION
+from mc.web.service import schemas
 from mc.web.service.controller import Controller, ServiceResource
+from mc.web.service.hosts import told
 
 # A browser connects anew after so many milliseconds.
 _RETRY = b"retry: 1000\n\n"
@@ -36,18 +41,20 @@ class Events(ServiceResource):
     @operation(
         "What changes, as Server-Sent Events",
         answer={"type": "string"},
-        errors=(HTTPStatus.SERVICE_UNAVAILABLE,),
+        errors=(*schemas.HOST_ERRORS, HTTPStatus.SERVICE_UNAVAILABLE),
         media_type="text/event-stream",
     )
-    def GET(self) -> Stream:
+    def GET(self, host: str | None = None) -> Stream:
         controller = self._controller
+        hosts = controller.hosts.of(host)
         with ExitStack() as stack:
             stack.enter_context(controller.streams.place())
-            subscription = stack.enter_context(controller.watch.subscription())
+            subscriber = stack.enter_context(Subscriber(each.watch for each in hosts))
             request = cherrypy.serving.request
             chunks = EventStream(
                 controller,
-                subscription,
+                {each.watch: each for each in hosts},
+                subscriber,
                 request.wsgi_environ[CONNECTION].socket,
                 request.membership(),
                 stack.pop_all(),
@@ -68,13 +75,15 @@ class EventStream(Iterator[bytes]):
     def __init__(
         self,
         controller: Controller,
-        subscription: Subscription,
+        hosts: Mapping[Watch, Host],
+        subscriber: Subscriber,
         connection: socket.socket,
         is_admitted: Callable[[], bool],
         cleanup: ExitStack,
     ) -> None:
         self._controller = controller
-        self._subscription = subscription
+        self._hosts = hosts
+        self._subscriber = subscriber
         self._is_admitted = is_admitted
         self._cleanup = cleanup
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED)
@@ -96,27 +105,36 @@ class EventStream(Iterator[bytes]):
     def _wait_for_chunk(self) -> bytes:
         while self._is_admitted() and not self._hang_up.poll(0):
             try:
-                news = self._controller.watch.news(self._subscription, _LOOK)
+                news = self._subscriber.news(_LOOK)
             except Stopping:
                 break
             if news:
-                return b"".join(self._event(one) for one in news)
+                return b"".join(
+                    event
+                    for watch, several in news
+                    for one in several
+                    for event in self._events(self._hosts[watch], one)
+                )
             if time.monotonic() - self._sent_at >= _HEARTBEAT:
                 return _SIGN_OF_LIFE
         raise StopIteration
 
-    def _event(self, news: News) -> bytes:
+    def _events(self, host: Host, news: News) -> Iterator[bytes]:
         describe = self._controller.describe
         match news:
-            case Reach(None):
-                return _event("libvirt", {"reachable": True})
             case Reach(trouble):
-                return _event("libvirt", {"reachable": False, "detail": trouble})
+                detail = {} if trouble is None else {"detail": trouble}
+                yield _event("libvirt", {"host": host.name, "reachable": trouble is None, **detail})
+                yield _event("host", told(self._controller, host))
             case Everything(machines):
-                return _event("machines", [describe(machine) for machine in machines])
+                # Whose machines these are is said before: there may be none.
+                if self._controller.hosts.many:
+                    yield _event("host", told(self._controller, host))
+                yield _event("machines", [describe(host, machine) for machine in machines])
             case Changed(machine):
-                return _event("machine", describe(machine))
-        return _event("gone", {"uuid": news.uuid})
+                yield _event("machine", describe(host, machine))
+            case Gone(uuid):
+                yield _event("gone", {"host": host.name, "uuid": uuid})
 
 
 def _event(name: str, data: object) -> bytes:

@@ -22,10 +22,10 @@ class HealthCheck(ServiceResource):
     @operation(
         "Whether libvirt can be reached, and backups be written; needs no user",
         answer=schemas.HEALTH,
-        errors=(HTTPStatus.SERVICE_UNAVAILABLE,),
+        errors=(*schemas.HOST_ERRORS, HTTPStatus.SERVICE_UNAVAILABLE),
     )
-    def GET(self) -> object:
-        report = self._controller.health.report()
+    def GET(self, host: str | None = None) -> object:
+        report = self._controller.health_of(host).report()
         members: dict[str, object] = {
             "version": __version__,
             "libvirt": "reachable" if report.libvirt else "unreachable",
@@ -46,8 +46,15 @@ class HealthCheck(ServiceResource):
 class MetricsPage(ServiceResource):
     """Metrics, also while libvirt is away."""
 
-    @operation("Metrics for Prometheus", answer={"type": "string"}, media_type=MEDIA_TYPE)
-    def GET(self) -> object:
-        return Content(MEDIA_TYPE, self._controller.metrics.text())
+    @operation(
+        "Metrics for Prometheus",
+        answer={"type": "string"},
+        errors=schemas.HOST_ERRORS,
+        media_type=MEDIA_TYPE,
+    )
+    def GET(self, host: str | None = None) -> object:
+        if host is not None:
+            self._controller.hosts.named(host)
+        return Content(MEDIA_TYPE, self._controller.metrics.text(host))
 
     HEAD = GET

@@ -32,9 +32,9 @@ class Home(Index):
         answer=schemas.INDEX,
         other_media_types=("text/html",),
     )
-    def GET(self) -> object:
+    def GET(self, host: str | None = None) -> object:
         environment = cherrypy.serving.request.wsgi_environ
-        return self._page if wants_html(environment) else super().GET()
+        return self._page if wants_html(environment) else super().GET(host)
 
     HEAD = GET
 

@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
+from operator import attrgetter, itemgetter
 from typing import Literal
-from urllib.parse import quote
+
+import cherrypy
 
 from mc import __version__
 from mc.actions.boot import BOOT_VERBS
 from mc.actions.power import Outcome
 from mc.domain_xml.order import DEVICES, Device
-from mc.machine.machines import Machine
+from mc.errors import Away
+from mc.hosts.host import Host
 from mc.machine.verbs import VERBS
-from mc.virsh.quoting import encode
 from mc.web.problems import Problem
 from mc.web.routing.journal import journal
 from mc.web.routing.operation import Operation, Resource, Route, operation
@@ -20,6 +22,7 @@ from mc.web.routing.parameters import boolean, one_of, seconds
 from mc.web.service import schemas
 from mc.web.service.controller import Controller, ServiceResource
 from mc.web.service.screen import Screenshot
+from mc.web.urls import host_url
 
 ALL_VERBS = (*VERBS, *BOOT_VERBS)
 LONGEST_WAIT = 600.0
@@ -27,6 +30,8 @@ LONGEST_WAIT = 600.0
 _WAIT = seconds("wait", "how long to wait until the machine is off", LONGEST_WAIT)
 _FORCE = boolean("force", "cut the power when the wait is over")
 _GRACE = seconds("grace", "what a running guest gets to power off", LONGEST_WAIT)
+# Whether a list that lacks a host is an error.
+_COMPLETE = boolean("complete", "503 unless all hosts have answered")
 # Takes a one-time device back.
 _NO_DEVICE: Literal["none"] = "none"
 _DEVICE = one_of("device", "what to boot; none takes a one-time device back", *DEVICES, _NO_DEVICE)
@@ -34,36 +39,28 @@ _ONCE = boolean("once", "for the next boot only")
 _DISCARD_SAVED = boolean("discard_saved", "give up a saved memory image")
 _SET_DEFAULTS = {"once": False, "discard_saved": False}
 Given = dict[str, float | bool]
-# First segments under /service that are no machine.
-_RESERVED = ("machine", "machines")
-
-
-def machine_url(machine: Machine) -> str:
-    """The path of a machine: by its name, by its UUID where the name means something else.
-
-    >>> machine_url(Machine(None, "my vm", "6695eb01-f6a4-8304-79aa-97f2502e193f", "shut off"))
-    '/service/my%20vm'
-    """
-    name = machine.uuid if machine.name in _RESERVED else machine.name
-    return "/service/" + quote(encode(name), safe="")
 
 
 class Index(ServiceResource):
     """What there is to call."""
 
-    @operation("What there is to call", answer=schemas.INDEX)
-    def GET(self) -> object:
+    @operation("What there is to call", answer=schemas.INDEX, errors=schemas.HOST_ERRORS)
+    def GET(self, host: str | None = None) -> object:
+        hosts = self._controller.hosts
+        base = "" if host is None else host_url(hosts.named(host).name)
         return {
             "name": "libvirt_http_mc",
             "version": __version__,
-            "libvirt": self._controller.uri,
-            "machines": "/service/machines",
-            "machine": "/service/{machine}",
-            "status": "/service/{machine}/state_controller/status",
-            "boot": "/service/{machine}/boot",
-            "screenshot": "/service/{machine}/screenshot",
-            "verbs": "/service/{machine}/state_controller",
-            "events": "/events",
+            # Where there are several, their URIs are nobody's business.
+            **({} if hosts.many else {"libvirt": hosts.all[0].uri}),
+            "hosts": "/hosts",
+            "machines": f"{base}/service/machines",
+            "machine": base + "/service/{machine}",
+            "status": base + "/service/{machine}/state_controller/status",
+            "boot": base + "/service/{machine}/boot",
+            "screenshot": base + "/service/{machine}/screenshot",
+            "verbs": base + "/service/{machine}/state_controller",
+            "events": f"{base}/events",
             "openapi": "/openapi.json",
             "grace_seconds": self._controller.grace_seconds,
         }
@@ -74,9 +71,29 @@ class Index(ServiceResource):
 class MachineList(ServiceResource):
     """Every machine, by name."""
 
-    @operation("All machines, by name", answer=schemas.MACHINES, errors=schemas.LIBVIRT_ERRORS)
-    def GET(self) -> object:
-        return [self._controller.describe(one) for one in self._controller.machines.list_all()]
+    @operation(
+        "All machines, by name; `Incomplete` names the hosts that did not answer",
+        answer=schemas.MACHINES,
+        parameters=(_COMPLETE,),
+        errors=schemas.LIST_ERRORS,
+    )
+    def GET(self, host: str | None = None, *, complete: bool = False) -> object:
+        controller = self._controller
+        lists = controller.hosts.lists(host)
+        missing = sorted(lists.errors)
+        if len(missing) == 1 and not lists.machines:
+            raise lists.errors[missing[0]]
+        if missing and (complete or not lists.machines):
+            raise Away("not all machines can be told", missing)
+        if missing:
+            cherrypy.serving.response.headers["Incomplete"] = ", ".join(missing)
+        found = [
+            (one.name, at.name, controller.describe(at, one))
+            for at in controller.hosts.of(host)
+            for one in lists.machines.get(at.name, ())
+        ]
+        found.sort(key=itemgetter(0, 1))
+        return [told for _, _, told in found]
 
     HEAD = GET
 
@@ -85,8 +102,11 @@ class OneMachine(ServiceResource):
     """One machine."""
 
     @operation("One machine", answer=schemas.MACHINE, errors=schemas.MACHINE_ERRORS)
-    def GET(self, machine: str) -> object:
-        return self._controller.describe(self._controller.machines.find(machine))
+    def GET(self, machine: str, host: str | None = None) -> object:
+        controller = self._controller
+        return controller.hosts.at(
+            machine, host, lambda at: controller.describe(at, at.machines.find(machine))
+        )
 
     HEAD = GET
 
@@ -99,8 +119,8 @@ class MachineStatus(ServiceResource):
         answer=schemas.STATUS,
         errors=schemas.MACHINE_ERRORS,
     )
-    def GET(self, machine: str) -> object:
-        status = self._controller.machines.status(machine)
+    def GET(self, machine: str, host: str | None = None) -> object:
+        status = self._controller.hosts.at(machine, host, lambda at: at.machines.status(machine))
         return {**self._controller.state(status), "reason": status.reason}
 
     HEAD = GET
@@ -114,10 +134,12 @@ class StateController(ServiceResource):
         answer=schemas.STATE_CONTROLLER,
         errors=schemas.MACHINE_ERRORS,
     )
-    def GET(self, machine: str) -> object:
-        found = self._controller.machines.find(machine)
-        base = machine_url(found) + "/state_controller/"
+    def GET(self, machine: str, host: str | None = None) -> object:
+        hosts = self._controller.hosts
+        at, found = hosts.at(machine, host, lambda at: (at, at.machines.find(machine)))
+        base = self._controller.machine_url(at, found) + "/state_controller/"
         return {
+            "host": at.name,
             "machine": found.name,
             "uuid": found.uuid,
             "status": base + "status",
@@ -131,9 +153,10 @@ class Boot(ServiceResource):
     """What a machine boots: GET tells it, PUT sets it and powers nothing."""
 
     @operation("What a machine boots", answer=schemas.BOOT, errors=schemas.MACHINE_ERRORS)
-    def GET(self, machine: str) -> object:
-        found = self._controller.machines.find(machine)
-        return asdict(self._controller.boot.status(found))
+    def GET(self, machine: str, host: str | None = None) -> object:
+        return self._controller.hosts.at(
+            machine, host, lambda at: asdict(at.boot.status(at.machines.find(machine)))
+        )
 
     HEAD = GET
 
@@ -144,20 +167,33 @@ class Boot(ServiceResource):
         acts=True,
         errors=schemas.ACTION_ERRORS,
     )
-    def PUT(self, machine: str, device: Device | Literal["none"], **how: bool) -> object:
+    def PUT(
+        self,
+        machine: str,
+        device: Device | Literal["none"],
+        host: str | None = None,
+        **how: bool,
+    ) -> object:
         controller = self._controller
         how = _SET_DEFAULTS | how
-        used = {"device": device, **how}
-        with journal("boot", machine, controller.metrics, used) as entry, controller.places.place():
-            asked = None if device == _NO_DEVICE else device
-            found, done = controller.boot_verbs.set(machine, asked, **how)
-            entry.finish(found, now=device, done=done)
-        return {
-            "machine": found.name,
-            "uuid": found.uuid,
-            "changed": bool(done),
-            **asdict(controller.boot.status(found)),
-        }
+        asked = None if device == _NO_DEVICE else device
+
+        def do(at: Host) -> dict[str, object]:
+            entry.host = at.name
+            with controller.places.of(at):
+                found, done = at.boot_verbs.set(machine, asked, **how)
+                entry.finish(found, now=device, done=done)
+                at.acted_on(found)
+            return {
+                "host": at.name,
+                "machine": found.name,
+                "uuid": found.uuid,
+                "changed": bool(done),
+                **asdict(at.boot.status(found)),
+            }
+
+        with journal("boot", machine, controller.metrics, {"device": device, **how}) as entry:
+            return controller.hosts.at(machine, host, do)
 
 
 class Action(ServiceResource):
@@ -168,7 +204,7 @@ class Action(ServiceResource):
         controller: Controller,
         verb: str,
         operation: Operation,
-        perform: Callable[..., Outcome],
+        perform: Callable[[Host], Callable[..., Outcome]],
         defaults: Callable[[Given], Given],
         **fixed: str,
     ) -> None:
@@ -183,21 +219,29 @@ class Action(ServiceResource):
     def operation(self, method: str) -> Operation:
         return self._operation
 
-    def GET(self, machine: str, **given: float | bool) -> object:
-        metrics, places = self._controller.metrics, self._controller.places
+    def GET(self, machine: str, host: str | None = None, **given: float | bool) -> object:
+        controller = self._controller
         given = self._defaults(given) | given
+
+        def do(at: Host) -> dict[str, object]:
+            entry.host = at.name
+            with controller.places.of(at):
+                outcome = self._perform(at)(self._verb, machine, **given)
+                entry.finish(outcome.machine, now=outcome.status.state, done=outcome.done)
+                at.acted_on(outcome.machine)
+            return {
+                "host": at.name,
+                "machine": outcome.machine.name,
+                "uuid": outcome.machine.uuid,
+                "action": self._verb,
+                "changed": outcome.changed,
+                **controller.state(outcome.status),
+                "reason": outcome.status.reason,
+            }
+
         used = {**self._fixed, **given}
-        with journal(self._verb, machine, metrics, used) as entry, places.place():
-            outcome = self._perform(self._verb, machine, **given)
-            entry.finish(outcome.machine, now=outcome.status.state, done=outcome.done)
-        return {
-            "machine": outcome.machine.name,
-            "uuid": outcome.machine.uuid,
-            "action": self._verb,
-            "changed": outcome.changed,
-            **self._controller.state(outcome.status),
-            "reason": outcome.status.reason,
-        }
+        with journal(self._verb, machine, controller.metrics, used) as entry:
+            return controller.hosts.at(machine, host, do)
 
     POST = GET
 
@@ -208,7 +252,7 @@ class UnknownVerb(Resource):
     documented = False
 
     @operation("Always 404: there is no such verb", answer={})
-    def GET(self, machine: str, verb: str) -> object:
+    def GET(self, machine: str, verb: str, host: str | None = None) -> object:
         raise Problem(
             HTTPStatus.NOT_FOUND,
             f"there is no verb {verb!r}; there are {', '.join(ALL_VERBS)}",
@@ -219,9 +263,6 @@ class UnknownVerb(Resource):
 
 
 def _power_action(controller: Controller, verb: str) -> Action:
-    def perform(verb: str, machine: str, **given: float | bool) -> Outcome:
-        return controller.power.perform(verb, machine, **given)  # type: ignore[arg-type]
-
     def defaults(given: Given) -> Given:
         if not VERBS[verb].waits:
             return {}
@@ -231,13 +272,10 @@ def _power_action(controller: Controller, verb: str) -> Action:
     declared = Operation(
         VERBS[verb].summary, schemas.OUTCOME, parameters, acts=True, errors=schemas.ACTION_ERRORS
     )
-    return Action(controller, verb, declared, perform, defaults)
+    return Action(controller, verb, declared, attrgetter("power.perform"), defaults)
 
 
 def _boot_action(controller: Controller, verb: str) -> Action:
-    def perform(verb: str, machine: str, **given: float | bool) -> Outcome:
-        return controller.boot_verbs.perform(verb, machine, **given)  # type: ignore[arg-type]
-
     def defaults(given: Given) -> Given:
         return {"once": False, "grace": controller.grace_seconds, "discard_saved": False}
 
@@ -248,6 +286,7 @@ def _boot_action(controller: Controller, verb: str) -> Action:
         acts=True,
         errors=schemas.ACTION_ERRORS,
     )
+    perform = attrgetter("boot_verbs.perform")
     return Action(controller, verb, declared, perform, defaults, device=BOOT_VERBS[verb])
 
 

@@ -1,18 +1,21 @@
 """What the answers look like, as JSON Schema (draft 2020-12), and which errors there are."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 from mc.machine.machines import STATES
 
 
-def _object(title: str, /, **properties: dict[str, Any]) -> dict[str, Any]:
+def _object(
+    title: str, optional: Sequence[str] = (), /, **properties: dict[str, Any]
+) -> dict[str, Any]:
     """An object that has just these members; the title is its name in `/openapi.json`."""
     return {
         "title": title,
         "type": "object",
         "properties": properties,
-        "required": list(properties),
+        "required": [name for name in properties if name not in optional],
         "additionalProperties": False,
     }
 
@@ -31,9 +34,11 @@ _STATE = _one_of(*STATES, "on", "off")
 
 INDEX = _object(
     "Index",
+    ("libvirt",),
     name=_TEXT,
     version=_TEXT,
-    libvirt=_TEXT,
+    libvirt={**_TEXT, "description": "its URI, where there is one only"},
+    hosts=_TEXT,
     machines=_TEXT,
     machine=_TEXT,
     status=_TEXT,
@@ -45,12 +50,19 @@ INDEX = _object(
     grace_seconds={"type": "number"},
 )
 MACHINE = _object(
-    "Machine", id={"type": ["integer", "null"]}, name=_TEXT, uuid=_UUID, state=_STATE, power=_POWER
+    "Machine",
+    host=_TEXT,
+    id={"type": ["integer", "null"]},
+    name=_TEXT,
+    uuid=_UUID,
+    state=_STATE,
+    power=_POWER,
 )
 MACHINES = {"type": "array", "items": MACHINE}
 STATUS = _object("Status", state=_STATE, power=_POWER, reason=_TEXT)
 STATE_CONTROLLER = _object(
     "StateController",
+    host=_TEXT,
     machine=_TEXT,
     uuid=_UUID,
     status=_TEXT,
@@ -67,9 +79,10 @@ _BOOT: dict[str, dict[str, Any]] = {
     "default": _TEXTS,
 }
 BOOT = _object("Boot", **_BOOT)
-BOOT_SET = _object("BootSet", machine=_TEXT, uuid=_UUID, changed=_YES_OR_NO, **_BOOT)
+BOOT_SET = _object("BootSet", host=_TEXT, machine=_TEXT, uuid=_UUID, changed=_YES_OR_NO, **_BOOT)
 OUTCOME = _object(
     "Outcome",
+    host=_TEXT,
     machine=_TEXT,
     uuid=_UUID,
     action=_TEXT,
@@ -78,6 +91,18 @@ OUTCOME = _object(
     power=_POWER,
     reason=_TEXT,
 )
+_TIME = {"type": "string", "format": "date-time"}
+HOST = _object(
+    "Host",
+    ("detail",),
+    name=_TEXT,
+    state=_one_of("up", "connecting", "down"),
+    since=_TIME,
+    machines={"type": ["integer", "null"], "description": "how many; null if it never told"},
+    detail={**_TEXT, "description": "why it is down, in libvirt's own words"},
+    url=_TEXT,
+)
+HOSTS = {"type": "array", "items": HOST}
 HEALTH = _object(
     "Health",
     status=_one_of("ok"),
@@ -100,6 +125,10 @@ PROBLEM = {
         "outcome": {"const": "unknown", "description": "a command was sent; no answer ever came"},
         "done": {**_TEXTS, "description": "the virsh commands that had succeeded before"},
         "backups": {**_YES_OR_NO, "description": "whether the backup folder can be written"},
+        "host": {**_TEXT, "description": "the host that is down or busy"},
+        "since": {**_TIME, "description": "when it went down"},
+        "hosts": {**_TEXTS, "description": "the hosts that did not answer"},
+        "urls": {**_TEXTS, "description": "those of the machines that could be meant"},
     },
     "required": ["type", "title", "status", "detail"],
 }
@@ -108,7 +137,11 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "machine": {
         "description": "a machine's name or UUID; by the UUID where the name means something else",
         "schema": {"type": "string", "minLength": 1},
-    }
+    },
+    "host": {
+        "description": "a host's name",
+        "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9.-]*$"},
+    },
 }
 """What may stand for each variable in a URL."""
 
@@ -118,5 +151,7 @@ LIBVIRT_ERRORS = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
+HOST_ERRORS = (HTTPStatus.NOT_FOUND,)
+LIST_ERRORS = (*HOST_ERRORS, *LIBVIRT_ERRORS)
 MACHINE_ERRORS = (HTTPStatus.NOT_FOUND, *LIBVIRT_ERRORS)
 ACTION_ERRORS = (*MACHINE_ERRORS, HTTPStatus.INSUFFICIENT_STORAGE)
