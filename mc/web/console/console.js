@@ -3,6 +3,7 @@
  *
  * It uses the public URLs only, so it is also an example of a client. Machines come from the
  * follower into the list; a row reads the rest while it is in view; verbs are done by `choose`.
+ * Of hosts nothing is shown where there is one only.
  */
 
 /* Small things that every part of the page does with elements, words and time. */
@@ -13,6 +14,15 @@ const byId = (id) => document.getElementById(id);
 const pause = (time) => new Promise((done) => setTimeout(done, time));
 
 const clock = () => new Date().toLocaleTimeString();
+
+/** A time as one tells it: with the date where that is not today's. */
+function moment(time) {
+  const today = time.toDateString() === new Date().toDateString();
+  return today ? time.toLocaleTimeString() : time.toLocaleString();
+}
+
+/** `1 host`, `2 hosts`. */
+const counted = (number, thing) => `${number} ${thing}${number === 1 ? "" : "s"}`;
 
 /** An element with a class and children, which are elements or text. */
 function make(tag, className, ...children) {
@@ -63,9 +73,11 @@ const READ_SECONDS = 10;
 
 /** The controller answered with an error, in RFC 9457 JSON. */
 class Refusal extends Error {
-  constructor(status, { detail = `status ${status}`, outcome }) {
+  constructor(status, { detail = `status ${status}`, outcome, hosts: missing = [] }) {
     super(outcome === "unknown" ? `${detail}. What came of it is not known` : detail);
     this.status = status;
+    /** The hosts that were not heard of, where it is about several. @type {string[]} */
+    this.missing = missing;
   }
 
   /** Whether it says nothing about the machine: libvirt is away, busy or slow. */
@@ -77,13 +89,17 @@ class Refusal extends Error {
 /** The controller did not answer at all. */
 class Silence extends Error {}
 
+const inJson = (response) => response.json();
+const asBlob = (response) => response.blob();
+
 /**
- * One request, and its answer as JSON or as a blob. Throws Refusal or Silence.
+ * One request, and its answer, as JSON unless it is to be read otherwise. Throws Refusal or Silence.
  * @param {string} path
- * @param {{method?: string, body?: object, seconds?: number, as?: "json" | "blob"}} [options]
+ * @param {{method?: string, body?: object, seconds?: number,
+ *   read?: (response: Response) => Promise<any>}} [options]
  */
 async function request(path, options = {}) {
-  const { method = "GET", body, seconds = READ_SECONDS, as = "json" } = options;
+  const { method = "GET", body, seconds = READ_SECONDS, read = inJson } = options;
   try {
     const response = await fetch(path, {
       method,
@@ -91,7 +107,7 @@ async function request(path, options = {}) {
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(1000 * seconds),
     });
-    if (response.ok) return await response[as]();
+    if (response.ok) return await read(response);
     const explained = response.headers.get("Content-Type")?.includes("json");
     throw new Refusal(response.status, explained ? await response.json() : {});
   } catch (error) {
@@ -208,8 +224,7 @@ const guest = (found) => (found === "on" ? "Its guest, if it runs," : "Its guest
 const labelled = (label, conditions) => Object.fromEntries(conditions.map((each) => [each, label]));
 
 function powerIsCutAfter(seconds) {
-  const time = seconds === 1 ? "1 second" : `${seconds} seconds`;
-  return `if it is not off after ${time}, its power is cut, and what it has not written to its `
+  return `if it is not off after ${counted(seconds, "second")}, its power is cut, and what it has not written to its `
     + "disk is lost.";
 }
 
@@ -351,7 +366,8 @@ function verbsOf(menu, found) {
  * machines does not tell (boot order, picture, reason) is read while somebody looks at it. A row
  * says on its element what is new: `row:changed`, `row:picture`, with itself as the detail.
  *
- * @typedef {{id: ?number, name: string, uuid: string, state: string, power: "on" | "off"}} Machine
+ * @typedef {{host: string, id: ?number, name: string, uuid: string, state: string,
+ *   power: "on" | "off"}} Machine
  * @typedef {{order: string[], pending: boolean, once: ?string, running_once: ?string,
  *   ended_once: ?string, default: string[]}} Boot
  */
@@ -361,17 +377,22 @@ function verbsOf(menu, found) {
 const DETAILS_LAST = 10000;
 const REFUSAL_LASTS = 15000;
 
+/** What tells a machine from all others: two hosts may have one of the same UUID. */
+const keyOf = ({ host, uuid }) => `${host}/${uuid}`;
+
 class Row {
   /** @param {Machine} machine */
   constructor(machine) {
     this.element = byId("row").content.firstElementChild.cloneNode(true);
-    this.element.dataset.uuid = machine.uuid;
+    this.element.dataset.key = keyOf(machine);
     this.picture = this.element.querySelector("img");
     this.hint = this.element.querySelector(".hint");
     this.order = this.element.querySelector(".order");
     this.menuButton = this.element.querySelector("[data-menu=boot]");
     this.inView = false;
     this.gone = false;
+    /** Whether its host is away: nothing is known of it until that is back. */
+    this.away = false;
     /** Whether it is shown large, and so watched wherever it is in the list. */
     this.enlarged = false;
     this.reason = "";
@@ -386,8 +407,14 @@ class Row {
     return printable(this.machine.name);
   }
 
+  /** Its name, and where there are several hosts also which one it is on. */
+  get fullName() {
+    return hosts.many ? `${this.name} on ${this.machine.host}` : this.name;
+  }
+
   get url() {
-    return `/service/${this.machine.uuid}`;
+    const { host, uuid } = this.machine;
+    return `${hosts.many ? `/hosts/${host}` : ""}/service/${uuid}`;
   }
 
   get condition() {
@@ -401,7 +428,7 @@ class Row {
   }
 
   get watched() {
-    return this.inView || this.enlarged;
+    return !this.away && (this.inView || this.enlarged);
   }
 
   /**
@@ -422,10 +449,13 @@ class Row {
   }
 
   show() {
-    const { state, power } = this.machine;
+    const { host, state, power } = this.machine;
     write(this.element.querySelector("h2"), this.name);
+    /** What the filter looks for text in. */
+    this.words = folded([this.machine.name, this.name, hosts.many ? host : ""].join("\n"));
+    writeLine(this.element.querySelector(".host"), hosts.many ? host : "");
     showState(this.element.querySelector(".state"), state, this.reason);
-    this.element.querySelector(".verbs").ariaLabel = this.name;
+    this.element.querySelector(".verbs").ariaLabel = this.fullName;
     if (power === "off") this.dropPicture("off");
     this.namePicture();
     for (const button of this.element.querySelectorAll("[data-verb]")) this.showVerb(button);
@@ -467,7 +497,8 @@ class Row {
   }
 
   dropIfUnwatched() {
-    if (!this.watched) this.dropPicture(this.machine.power === "off" ? "off" : "");
+    // That its host is away is said already.
+    if (!this.watched && !this.away) this.dropPicture(this.machine.power === "off" ? "off" : "");
   }
 
   /** Forgets what libvirt refused: it was away, and is back. */
@@ -543,7 +574,7 @@ class Row {
   async readPicture() {
     if (!this.wantsPicture) return;
     try {
-      const blob = await request(`${this.url}/screenshot`, { as: "blob" });
+      const blob = await request(`${this.url}/screenshot`, { read: asBlob });
       if (this.wantsPicture) this.showPicture(URL.createObjectURL(blob));
     } catch (error) {
       if (!(error instanceof Refusal) || error.passing) throw error;
@@ -580,7 +611,23 @@ class Row {
 
   namePicture() {
     const hint = this.hint.textContent && `: ${this.hint.textContent}`;
-    this.element.querySelector(".picture").ariaLabel = `Screen of ${this.name}${hint}`;
+    this.element.querySelector(".picture").ariaLabel = `Screen of ${this.fullName}${hint}`;
+  }
+
+  /**
+   * Keeps what was done here and what came of it, out of sight.
+   * @param {boolean} away
+   */
+  setAway(away) {
+    if (this.away === away) return;
+    this.away = away;
+    if (away) {
+      this.dropPicture("", `${this.machine.host} is away`);
+      this.tell("row:gone");
+    } else {
+      this.retry();
+    }
+    this.tell("row:changed");
   }
 
   /** Ends whatever it holds: the machine is gone. */
@@ -607,41 +654,55 @@ function showState(place, state, reason = "") {
 /* All machines: the list, which of them are in view, and the filter. */
 
 // Milliseconds of work on the list after which the page gets to breathe, and the rows that are made
-// before it does so for the first time.
+// before it does so for the first time; and those that are added to the page at once then, since the
+// browser looks at all rows each time.
 const SLICE = 8;
 const FIRST_ROWS = 12;
+const MORE_ROWS = 250;
 
 const { compare } = new Intl.Collator(undefined, { numeric: true });
 
+/** By name, those of one name by host. */
+const inOrder = (one, other) => compare(one.name, other.name) || compare(one.host, other.host);
+
 const machines = {
   element: byId("machines"),
-  /** By UUID. @type {Map<string, Row>} */
+  /** By key. @type {Map<string, Row>} */
   rows: new Map(),
+  /** As they are in the list. @type {Row[]} */
+  ordered: [],
   /**
-   * What is still to be taken from the last list.
+   * What is still to be taken from the last lists, by key.
    * @type {Map<string, Machine>}
    */
   coming: new Map(),
+  /** How many are ordered but not in the page yet. */
+  unseen: 0,
 
   /**
-   * Takes the whole list, a few rows at a time, so that a thousand of them do not hold up the page.
+   * Takes the whole list of a host, a few rows at a time, so that thousands do not hold up the page.
+   * @param {string} host
    * @param {Machine[]} list
    */
-  take(list) {
-    const present = new Set(list.map(({ uuid }) => uuid));
-    for (const uuid of this.rows.keys()) if (!present.has(uuid)) this.forget(uuid);
-    const sorted = list.sort((one, other) => compare(one.name, other.name));
-    this.coming = new Map(sorted.map((machine) => [machine.uuid, machine]));
+  take(host, list) {
+    const present = new Set(list.map(keyOf));
+    for (const key of this.keysOf(host)) if (!present.has(key)) this.forget(key);
+    for (const machine of list.sort(inOrder)) this.coming.set(keyOf(machine), machine);
     if (!this.taking) this.takeComing();
   },
 
   async takeComing() {
     this.taking = true;
+    if (hosts.many) await hosts.untilHeard();
+    // By then there may be many lists, each in order.
+    this.coming = new Map([...this.coming].sort(([, one], [, other]) => inOrder(one, other)));
     for (let number = 0; number < FIRST_ROWS; number += 1) this.takeNext();
+    this.attach();
     while (this.coming.size) {
       filter.count();
       await pause(0);
       for (const end = performance.now() + SLICE; performance.now() < end;) this.takeNext();
+      if (this.unseen >= MORE_ROWS || !this.coming.size) this.attach();
     }
     this.taking = false;
     filter.count();
@@ -649,49 +710,109 @@ const machines = {
 
   takeNext() {
     const [next] = this.coming.values();
-    if (next) this.put(next);
+    if (next) this.place(next);
   },
 
   /** Takes one machine, known or new. */
   put(machine, news = false) {
-    this.coming.delete(machine.uuid);
-    const known = this.rows.get(machine.uuid);
-    const row = known ?? new Row(machine);
-    const named = known?.machine.name;
-    if (known) known.update(machine, news);
-    else this.rows.set(machine.uuid, row);
-    if (named !== machine.name) this.insert(row);
-    // Somebody at work in a row is not to lose it to the filter by that.
-    row.element.hidden = !filter.admits(machine) && (row.element.hidden || !row.inUse);
-    if (!known) view.observe(row.element);
+    this.place(machine, news);
+    if (this.unseen && !this.taking) this.attach();
   },
 
-  /** Puts a row where its name belongs; looked for from the end: at first they come in order. */
+  /** The same, but a new one has its place only: it is in the page after `attach`. */
+  place(machine, news = false) {
+    const key = keyOf(machine);
+    this.coming.delete(key);
+    const known = this.rows.get(key);
+    const row = known ?? new Row(machine);
+    const named = known?.machine.name;
+    known?.setAway(false);
+    if (known) known.update(machine, news);
+    else this.rows.set(key, row);
+    if (known && named !== machine.name) this.ordered.splice(this.ordered.indexOf(row), 1);
+    if (named !== machine.name) this.insert(row);
+    // Somebody at work in a row is not to lose it to the filter by that.
+    row.element.hidden = !filter.admits(row) && (row.element.hidden || !row.inUse);
+  },
+
+  /** Puts a row where its name belongs. */
   insert(row) {
     const focused = document.activeElement;
-    const follows = ({ dataset }) =>
-      compare(this.rows.get(dataset.uuid).machine.name, row.machine.name) > 0;
-    let before = this.element.lastElementChild;
-    while (before && (before === row.element || follows(before))) {
-      before = before.previousElementSibling;
+    const number = this.numberBefore(row.machine);
+    this.ordered.splice(number, 0, row);
+    if (!row.element.isConnected) {
+      this.unseen += 1;
+      return;
     }
-    if (before) before.after(row.element);
-    else this.element.prepend(row.element);
+    this.append(row, this.ordered.slice(0, number).findLast(({ element }) => element.isConnected));
     if (row.element.contains(focused)) focused.focus({ preventScroll: true });
   },
 
-  forget(uuid) {
-    this.coming.delete(uuid);
-    const row = this.rows.get(uuid);
+  /** @param {?Row} before the row after which it is to be; it is the first one if there is none */
+  append({ element }, before) {
+    if (before) before.element.after(element);
+    else this.element.prepend(element);
+  },
+
+  /** Puts the new rows into the page. */
+  attach() {
+    let before = null;
+    for (const row of this.unseen ? this.ordered : []) {
+      if (!row.element.isConnected) {
+        this.append(row, before);
+        view.observe(row.element);
+      }
+      before = row;
+    }
+    this.unseen = 0;
+  },
+
+  /** How many rows come before a machine. */
+  numberBefore(machine) {
+    let [from, to] = [0, this.ordered.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (inOrder(this.ordered[middle].machine, machine) > 0) to = middle;
+      else from = middle + 1;
+    }
+    return from;
+  },
+
+  forget(key) {
+    this.coming.delete(key);
+    const row = this.rows.get(key);
     if (!row) return;
-    const next = row.element.nextElementSibling ?? row.element.previousElementSibling;
-    const hadFocus = row.element.contains(document.activeElement);
+    const { element } = row;
+    const next = element.nextElementSibling ?? element.previousElementSibling;
     row.gone = true;
     row.tell("row:gone");
-    view.unobserve(row.element);
+    const hadFocus = element.contains(document.activeElement);
+    view.unobserve(element);
     row.close();
-    this.rows.delete(uuid);
+    this.rows.delete(key);
+    this.ordered.splice(this.ordered.indexOf(row), 1);
     if (hadFocus) (next && this.of(next) ? this.of(next).menuButton : filter.name).focus();
+  },
+
+  /** Shows nothing of the machines of a host until `take` or `put` tell of them again. */
+  hide(host) {
+    const keys = this.keysOf(host);
+    for (const key of keys) this.coming.delete(key);
+    const lost = keys.map((key) => this.rows.get(key)).filter((row) => row && !row.away);
+    for (const row of lost) row.setAway(true);
+    const focused = this.of(document.activeElement);
+    for (const row of lost) row.element.hidden = true;
+    if (focused?.away) {
+      const below = this.ordered.slice(this.ordered.indexOf(focused));
+      const next = below.find(({ element }) => !element.hidden);
+      (next?.menuButton ?? filter.name).focus();
+    }
+  },
+
+  /** Of the machines of a host; of some twice. */
+  keysOf(host) {
+    const start = `${host}/`;
+    return [...this.rows.keys(), ...this.coming.keys()].filter((key) => key.startsWith(start));
   },
 
   retry() {
@@ -700,17 +821,18 @@ const machines = {
 
   /** The row that an element belongs to. */
   of(element) {
-    return this.rows.get(element.closest(".row")?.dataset.uuid);
+    return this.rows.get(element.closest(".row")?.dataset.key);
   },
 
   /** All of them by what is known now, also those that have no row yet. @returns {Machine[]} */
   get all() {
-    const known = Array.from(this.rows, ([uuid, { machine }]) => [uuid, machine]);
-    return [...new Map([...known, ...this.coming]).values()];
+    const known = this.ordered.filter(({ away }) => !away).map(({ machine }) => machine);
+    if (!this.coming.size) return known;
+    return [...known.filter((each) => !this.coming.has(keyOf(each))), ...this.coming.values()];
   },
 
   get inView() {
-    return [...this.rows.values()].filter((row) => row.inView);
+    return this.ordered.filter((row) => row.inView);
   },
 };
 
@@ -721,20 +843,41 @@ const view = new IntersectionObserver((entries) => {
 const filter = {
   form: byId("filter"),
   name: byId("filter-name"),
+  host: byId("filter-host"),
   /** By state; the empty one stands for all. @type {Map<string, HTMLInputElement>} */
   choices: new Map(),
 
-  /** @param {Machine} machine */
-  admits({ name, state }) {
-    const wanted = this.form.elements.state.value;
-    const text = folded(this.name.value.trim());
-    if (wanted && wanted !== state) return false;
-    return [name, printable(name)].some((each) => folded(each).includes(text));
+  get wanted() {
+    const { state } = this.form.elements;
+    return { text: folded(this.name.value.trim()), state: state.value, host: this.host.value };
+  },
+
+  /** @param {Row} row */
+  admits({ machine, words, away }, { text, state, host } = this.wanted) {
+    const fits = (!state || state === machine.state) && (!host || host === machine.host);
+    return fits && !away && words.includes(text);
   },
 
   apply() {
-    for (const row of machines.rows.values()) row.element.hidden = !this.admits(row.machine);
+    const { wanted } = this;
+    for (const row of machines.ordered) {
+      const hidden = !this.admits(row, wanted);
+      if (row.element.hidden !== hidden) row.element.hidden = hidden;
+    }
     this.count();
+  },
+
+  /** Offers the hosts, where there is a choice. @param {string[]} names */
+  offerHosts(names) {
+    const many = names.length > 1;
+    const chosen = this.host.value;
+    this.host.replaceChildren(...["", ...names].map((name) => new Option(name, name)));
+    this.host.value = names.includes(chosen) ? chosen : "";
+    for (const part of [this.host, this.host.labels[0]]) part.hidden = !many;
+    const words = many ? "Name or host" : "Name";
+    write(this.name.labels[0], words);
+    this.name.placeholder = `Filter by ${words.toLowerCase()}`;
+    this.apply();
   },
 
   /** Shows how many machines there are, soon: many may change at a time. */
@@ -749,17 +892,35 @@ const filter = {
   /** @param {Machine[]} all */
   showCounts(all) {
     const numbers = { "": all.length };
-    for (const { state } of all) numbers[state] = (numbers[state] ?? 0) + 1;
+    const byHost = {};
+    for (const { state, host } of all) {
+      numbers[state] = (numbers[state] ?? 0) + 1;
+      byHost[host] = (byHost[host] ?? 0) + 1;
+    }
     for (const [state, input] of this.choices) {
       const label = input.parentElement;
       write(label.querySelector("b"), `${numbers[state] ?? 0}`);
       label.hidden = !(numbers[state] || input.checked || !state);
     }
-    const rows = [...machines.rows.values()];
-    const shown = all.length - rows.filter(({ element }) => element.hidden).length;
+    for (const option of hosts.many ? this.host.options : []) {
+      const { value: name } = option;
+      const told = hosts.known.get(name)?.word || byHost[name] || 0;
+      write(option, name ? `${name} (${told})` : `All ${hosts.known.size} hosts`);
+    }
+    const out = machines.ordered.filter(({ element, away }) => element.hidden && !away);
+    const shown = all.length - out.length;
     write(byId("count"), shown === all.length ? "" : `${shown} of ${all.length} shown`);
-    byId("nothing").hidden = shown > 0;
-    write(byId("nothing"), all.length ? "No machine fits the filter." : "There are no machines.");
+    byId("nothing").hidden = shown > 0 || !hosts.heard.length;
+    write(byId("nothing"), this.whyNothing(all));
+  },
+
+  /** @param {Machine[]} all */
+  whyNothing(all) {
+    const word = hosts.many && hosts.known.get(this.host.value)?.word;
+    if (word) return `${this.host.value} is ${word}.`;
+    if (all.length) return "No machine fits the filter.";
+    const silent = hosts.many && hosts.all.some((host) => host.word);
+    return silent ? "No host that answers has machines." : "There are no machines.";
   },
 
   listen() {
@@ -777,6 +938,139 @@ const filter = {
       scrollTo(0, 0);
     });
     this.form.addEventListener("submit", (event) => event.preventDefault());
+  },
+};
+
+/*
+ * The hosts: the libvirts whose machines these are. Where there is one only, it is not spoken of, and
+ * that it is away is said of libvirt.
+ */
+
+/** Milliseconds that the first rows wait for all hosts, so that later ones need not push them down. */
+const HOSTS_TAKE = 1000;
+
+/**
+ * @typedef {{name: string, state: "up" | "connecting" | "down", since: string, detail?: string}} Told
+ *   what the controller tells of a host
+ */
+class Host {
+  /** @param {Told} told */
+  constructor(told) {
+    this.told = told;
+    /** Whether its machines are known; null if it has not been heard of yet. @type {?boolean} */
+    this.known = null;
+  }
+
+  /** In a word, how it is if its machines are not known. */
+  get word() {
+    if (this.known === false) return "away";
+    return this.known ? "" : "connecting";
+  }
+
+  /** @param {string} why its machines are not known, unless the host itself is down and says so */
+  lose(why) {
+    this.known = false;
+    const { state, since, detail } = this.told;
+    const down = state === "down";
+    // A host that is thought to be up but does not answer has no time of its own.
+    this.silent = down ? null : this.silent ?? new Date();
+    this.since = down ? new Date(since) : this.silent;
+    this.why = down && detail ? detail : why;
+  }
+
+  find() {
+    this.known = true;
+    this.silent = null;
+  }
+}
+
+const hosts = {
+  element: byId("hosts-away"),
+  /** By name. @type {Map<string, Host>} */
+  known: new Map(),
+  many: false,
+  /** Until when the first rows wait. */
+  patience: 0,
+
+  get all() {
+    return [...this.known.values()];
+  },
+
+  get away() {
+    return this.all.filter((host) => host.known === false);
+  },
+
+  get heard() {
+    return this.all.filter((host) => host.known !== null);
+  },
+
+  /** Takes the list of hosts; another start of the controller may have others. @param {Told[]} list */
+  take(list) {
+    const before = [...this.known.keys()];
+    const old = this.known;
+    this.known = new Map(list.map((told) => [told.name, old.get(told.name) ?? new Host(told)]));
+    for (const told of list) this.known.get(told.name).told = told;
+    const names = [...this.known.keys()];
+    if (names.join() === before.join()) return;
+    this.many = names.length > 1;
+    this.patience = performance.now() + HOSTS_TAKE;
+    for (const name of before) if (!this.known.has(name)) machines.take(name, []);
+    for (const row of machines.ordered) row.show();
+    filter.offerHosts(names);
+    if (this.many) writeLine(byId("where"), counted(names.length, "host"));
+    this.show();
+  },
+
+  /** @param {Told} told */
+  tell(told) {
+    const host = this.known.get(told.name);
+    if (host) host.told = told;
+  },
+
+  /** @param {string} name */
+  find(name) {
+    this.known.get(name)?.find();
+    this.show();
+  },
+
+  /** @param {string} name */
+  lose(name, why) {
+    this.known.get(name)?.lose(why);
+    machines.hide(name);
+    this.show();
+  },
+
+  /** Waits until every host has been heard of, but not long. */
+  async untilHeard() {
+    while (this.heard.length < this.known.size && performance.now() < this.patience) {
+      await pause(HOSTS_TAKE / 20);
+    }
+  },
+
+  /** Says which hosts are away, soon: many may change at a time. */
+  show() {
+    if (this.showing) return;
+    this.showing = requestAnimationFrame(() => {
+      this.showing = 0;
+      this.showAway(this.many ? this.away : []);
+      follower.showLink();
+      filter.count();
+    });
+  },
+
+  /** @param {Host[]} away */
+  showAway(away) {
+    const lines = away.map(({ told, since, why }) => [told.name, since, moment(since), why]);
+    const shown = JSON.stringify(lines);
+    if (shown === this.shown) return;
+    this.shown = shown;
+    this.element.hidden = !away.length;
+    const are = away.length === 1 ? "host is away. Its" : "hosts are away. Their";
+    write(this.element.querySelector("summary"), `${away.length} ${are} machines are not shown.`);
+    this.element.querySelector("ul").replaceChildren(...lines.map(([name, since, told, why]) => {
+      const time = Object.assign(make("time", "", told), { dateTime: since.toISOString() });
+      return make("li", "", make("b", "", name), " since ", time, `: ${why}`);
+    }));
   },
 };
 
@@ -821,7 +1115,7 @@ const ask = {
     Object.assign(this, { row, name });
     const { fields } = VERBS[name];
     const label = labelOf(name, row.condition);
-    write(byId("ask-title"), `${label}: ${row.name}`);
+    write(byId("ask-title"), `${label}: ${row.fullName}`);
     write(this.act, label);
     this.form.reset();
     this.form.seconds.value = this.seconds;
@@ -857,8 +1151,10 @@ const ask = {
   refresh(row) {
     if (this.row !== row || !row) return;
     const { labels, warning } = VERBS[this.name];
-    const fits = !row.gone && row.condition in labels;
-    const now = row.gone ? "It is gone now" : `It is ${row.machine.state} now`;
+    const known = !row.gone && !row.away;
+    const fits = known && row.condition in labels;
+    const lost = row.gone ? "It is gone now" : `Its host, ${row.machine.host}, is away now`;
+    const now = known ? `It is ${row.machine.state} now` : lost;
     write(this.words, fits ? warning(row.condition, this.choices) : `${now}: nothing can be done.`);
     this.act.disabled = !fits;
   },
@@ -901,9 +1197,11 @@ const screen = {
 
   refresh(row) {
     if (this.row !== row) return;
-    write(byId("screen-title"), row.name);
-    this.image.alt = `Screen of ${row.name}`;
-    showState(this.element.querySelector(".state"), row.machine.state, row.reason);
+    write(byId("screen-title"), row.fullName);
+    this.image.alt = `Screen of ${row.fullName}`;
+    const state = this.element.querySelector(".state");
+    state.hidden = row.away;
+    showState(state, row.machine.state, row.reason);
     const facts = Object.entries(factsOf(row)).map(([term, fact]) =>
       make("div", "", make("dt", "", term), make("dd", "", fact)));
     this.element.querySelector("dl").replaceChildren(...facts);
@@ -937,7 +1235,7 @@ function whyEnded({ ended_once: device }) {
 /** What there is no room for in the row. @returns {Record<string, string>} */
 function factsOf({ machine, boot }) {
   const list = (devices) => devices.map(spelled).join(", ") || "nothing";
-  const facts = { UUID: machine.uuid };
+  const facts = { ...(hosts.many && { Host: machine.host }), UUID: machine.uuid };
   if (!boot) return facts;
   if (boot.once) [facts["Next boot only"]] = DEVICES[boot.once];
   facts.Boots = list(boot.order);
@@ -1011,7 +1309,7 @@ class Entry {
     this.element = make("div", "entry pending", this.text);
     this.removeFinished();
     row.element.querySelector(".answer").append(this.element);
-    speak(`${row.name}: ${label}`);
+    speak(`${row.fullName}: ${label}`);
   }
 
   removeFinished() {
@@ -1057,14 +1355,14 @@ class Entry {
     this.row.rescueFocus(button);
     button.disabled = true;
     this.write("its power is being cut");
-    speak(`${this.row.name}, ${this.text.textContent}`);
+    speak(`${this.row.fullName}, ${this.text.textContent}`);
     const path = `${this.row.url}/state_controller/force_off`;
     try {
       await lanes.acting.run(() => request(path, { method: "POST", seconds: ACTION_SECONDS }));
     } catch (error) {
       button.disabled = false;
       this.write(`its power was not cut: ${error.message}`);
-      speak(`${this.row.name}, ${this.text.textContent}`);
+      speak(`${this.row.fullName}, ${this.text.textContent}`);
       if (!(error instanceof Refusal || error instanceof Silence)) throw error;
     }
   }
@@ -1080,7 +1378,7 @@ class Entry {
     const told = kind === "failed" ? make("details", "", make("summary", "", said)) : said;
     said.title = said.textContent;
     this.element.replaceChildren(told);
-    speak(`${this.row.name}, ${this.label}: ${words}`);
+    speak(`${this.row.fullName}, ${this.label}: ${words}`);
   }
 }
 
@@ -1098,7 +1396,7 @@ const menu = {
     this.close();
     Object.assign(this, { row, button, names: [] });
     button.ariaExpanded = "true";
-    this.element.ariaLabel = `${button.textContent}: ${row.name}`;
+    this.element.ariaLabel = `${button.textContent}: ${row.fullName}`;
     this.element.showPopover();
     this.refresh(row);
     this.items.at(focused).focus();
@@ -1259,12 +1557,19 @@ const streams = {
 };
 
 const WORDS = {
+  connecting: "Connecting",
   live: "Live",
   polling: `Polling every ${POLL_EVERY / 1000} s`,
   away: "libvirt is away",
   alone: "No controller",
   refused: "Refused",
 };
+
+/** The list of machines, and the names of the hosts that it lacks. */
+async function readList(response) {
+  const incomplete = response.headers.get("Incomplete");
+  return { list: await response.json(), missing: incomplete ? incomplete.split(", ") : [] };
+}
 
 const follower = {
   polling: false,
@@ -1292,11 +1597,23 @@ const follower = {
   },
 
   /** Listens as long as it works and somebody looks; whether anything was heard. */
-  stream() {
+  async stream() {
+    try {
+      hosts.take(await request("/hosts"));
+    } catch (error) {
+      if (error instanceof Refusal || error instanceof Silence) return false;
+      throw error;
+    }
+    return this.hear();
+  },
+
+  hear() {
     return new Promise((ended) => {
       const source = new EventSource("/events");
       let heard = false;
       let silence = 0;
+      // Whose machines come next: a list may be empty.
+      let teller = "";
       const end = () => {
         clearTimeout(silence);
         document.removeEventListener("visibilitychange", leave);
@@ -1321,10 +1638,14 @@ const follower = {
         wait();
         take(JSON.parse(data));
       });
-      on("libvirt", (news) => (news.reachable ? this.show("live") : this.libvirtAway(news.detail)));
-      on("machines", (list) => this.take(list, "live"));
+      on("host", (told) => {
+        teller = told.name;
+        hosts.tell(told);
+      });
+      on("libvirt", ({ host, reachable, detail }) => this.reached(host, reachable, detail));
+      on("machines", (list) => this.take(teller, list, "live"));
       on("machine", (machine) => this.changed(() => machines.put(machine, true)));
-      on("gone", ({ uuid }) => this.changed(() => machines.forget(uuid)));
+      on("gone", (machine) => this.changed(() => machines.forget(keyOf(machine))));
       source.addEventListener("error", end);
       document.addEventListener("visibilitychange", leave);
       document.addEventListener("streams:full", makeRoom);
@@ -1334,10 +1655,13 @@ const follower = {
 
   /** Reads the list; whether the controller answered, be it that libvirt is away. */
   async poll() {
+    const how = this.polling ? "polling" : "live";
     try {
-      this.take(await request("/service/machines"), this.polling ? "polling" : "live");
+      hosts.take(await request("/hosts"));
+      this.takeAll(await request("/service/machines", { read: readList }), how);
     } catch (error) {
       if (error instanceof Silence) this.show("alone", "The controller does not answer");
+      else if (error.missing?.length) this.takeAll({ list: [], missing: error.missing }, how);
       else if (error.passing) this.libvirtAway(error.message);
       else this.show("refused", `The controller refuses: ${error.message}`);
       return error instanceof Refusal;
@@ -1345,9 +1669,31 @@ const follower = {
     return true;
   },
 
-  take(list, how) {
+  /** @param {string} host whose machines these are */
+  take(host, list, how) {
     this.show(how);
-    machines.take(list);
+    hosts.find(host);
+    machines.take(host, list);
+  },
+
+  /** Takes the machines of all hosts but those that were not heard of. */
+  takeAll({ list, missing }, how) {
+    this.show(how);
+    const lists = Map.groupBy(list, ({ host }) => host);
+    for (const name of hosts.known.keys()) {
+      if (missing.includes(name)) hosts.lose(name, "it did not answer in time");
+      else this.take(name, lists.get(name) ?? [], how);
+    }
+  },
+
+  /** Takes what is said of the way to a host. */
+  reached(host, reachable, detail) {
+    if (reachable) this.show("live");
+    else if (!hosts.many) this.libvirtAway(detail);
+    else {
+      this.show("live");
+      hosts.lose(host, detail);
+    }
   },
 
   changed(change) {
@@ -1364,12 +1710,21 @@ const follower = {
   show(how, why = "") {
     const back = this.away && !why;
     document.body.dataset.link = how;
-    write(byId("link").querySelector("span"), WORDS[how]);
+    this.showLink();
     document.title = why ? `${WORDS[how]} · Machines` : "Machines";
     if (!why) this.lastSeen = clock();
     const seen = this.lastSeen && ` What is shown was so at ${this.lastSeen}.`;
     this.warn(why && `${why}.${seen} Trying again.`);
     if (back) machines.retry();
+  },
+
+  showLink() {
+    const link = byId("link");
+    const how = document.body.dataset.link;
+    const lost = hosts.many && !this.away ? hosts.away.length : 0;
+    link.classList.toggle("partly", lost > 0);
+    const words = lost ? `${WORDS[how]}, ${counted(lost, "host")} away` : WORDS[how];
+    write(link.querySelector("span"), words);
   },
 
   /** The warning covers the end of the page, which makes room for it. */
@@ -1437,7 +1792,8 @@ async function introduce() {
     await pause(PICTURES_EVERY);
     return introduce();
   }
-  writeLine(byId("where"), about.libvirt);
+  // Of several, which they are is seen in the list.
+  if (about.libvirt) writeLine(byId("where"), about.libvirt);
   ask.seconds = about.grace_seconds;
 }
 
