@@ -23,7 +23,7 @@ run: $(VENV)/run
 	@exec $(VENV)/bin/python libvirt_mc.py --connect '$(DEMO)' --listen $(LISTEN) \
 		--backup-dir $(VENV)/backups
 
-test: $(VENV)/test laboratory systemd ipmi browser debian proxy $(VENV)/$(AXE)
+test: $(VENV)/test laboratory network systemd ipmi browser debian proxy $(VENV)/$(AXE)
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 check: $(VENV)/test
@@ -55,6 +55,12 @@ laboratory:
 	@tools="curl openssl virsh libvirtd qemu-system-x86_64" \
 	packages="curl openssl libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86"; \
 	$(install-missing)
+
+# An sshd to be run by the tests: unpacked, since the package would have the system serve by it.
+.PHONY: network
+network:
+	@tools="ip ss ssh nsenter" packages="iproute2 openssh-client util-linux"; $(install-missing)
+	@PATH=$$PATH:/usr/sbin:$(VENV)/openssh/usr/sbin command -v sshd >/dev/null || { $(unpack-sshd); }
 
 .PHONY: ipmi
 ipmi:
@@ -114,4 +120,10 @@ echo "Installing $$packages"; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 $$sudo apt-get update -qq && \
 $$sudo env DEBIAN_FRONTEND=noninteractive \
 	apt-get install -y -qq --no-install-recommends $$packages >/dev/null
+endef
+
+# libwrap0 is what it needs beside the libraries that its client has brought.
+define unpack-sshd
+packages=libwrap0; $(install); mkdir -p $(VENV)/openssh && cd $(VENV)/openssh && \
+apt-get download -qq openssh-server && dpkg-deb --extract openssh-server_*.deb .
 endef

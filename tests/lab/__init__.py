@@ -18,9 +18,22 @@
         both.boot()                                 # `booted network`
         print(both.booted)                          # ["network"]
 
+Several of them, as hosts of a network, where root runs this:
+
+    with Network() as network:
+        host = network.host("kvm1")                 # libvirtd, and an sshd
+        host.lab.define("alpha")
+        daemon = Daemon("--connect", host.uri("tcp"), python=network.python)
+        host.cut()                                  # nothing comes through, and nobody is told
+        host.mend()
+        host.freeze()                               # SIGSTOP to all that runs there
+        host.thaw()
+        host.lose_power()
+        host.regain_power()
+
 It needs the Debian packages libvirt-clients, libvirt-daemon, libvirt-daemon-driver-qemu and
-qemu-system-x86, which brings the firmware: seabios and ipxe-qemu. `python -m tests.lab` keeps one
-open to play with.
+qemu-system-x86, which brings the firmware: seabios and ipxe-qemu; a network iproute2 and what is in
+openssh-server as well. `python -m tests.lab` keeps a laboratory open to play with.
 """
 
 from tests.lab.boot_device import Cdrom, Disk, Nic
@@ -28,16 +41,19 @@ from tests.lab.guest import Key, banner_line, boot_sector
 from tests.lab.laboratory import Laboratory
 from tests.lab.libvirtd import Libvirtd
 from tests.lab.machine import Machine
+from tests.lab.network import Host, Network
 from tests.lab.virsh import Virsh, VirshError
 from tests.lab.waiting import until
 
 __all__ = [
     "Cdrom",
     "Disk",
+    "Host",
     "Key",
     "Laboratory",
     "Libvirtd",
     "Machine",
+    "Network",
     "Nic",
     "Virsh",
     "VirshError",

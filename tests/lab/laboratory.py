@@ -13,8 +13,9 @@ from typing import Self
 from tests.lab.boot_device import BootDevice, Chipset, Disk
 from tests.lab.domain_xml import Boot, Domain
 from tests.lab.guest import boot_sector
-from tests.lab.libvirtd import Libvirtd, User
+from tests.lab.libvirtd import Libvirtd
 from tests.lab.machine import Machine
+from tests.lab.service import User
 from tests.lab.tftp import WRAPPER, served
 from tests.lab.virsh import Virsh
 
@@ -25,16 +26,17 @@ class Laboratory:
     folder: where everything is, below /tmp because libvirt's sockets allow paths of 107 bytes.
     uri: the libvirt URI of this laboratory.
     virsh: forks a virsh on it, `lab.virsh("list", "--all")`; see Virsh.
-    libvirtd: the process, to be killed, started, frozen and thawed; see Libvirtd.
+    libvirtd: the process, to be killed, started, frozen and thawed; see Libvirtd, also for the
+    arguments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: str = "", within: Sequence[str] = ()) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
         self._user = User.unprivileged()
         with ExitStack() as cleanup:
             cleanup.callback(shutil.rmtree, self.folder)
             self._user.own(self.folder)
-            self.libvirtd = Libvirtd(self.folder, self._user)
+            self.libvirtd = Libvirtd(self.folder, self._user, settings, within)
             cleanup.callback(self.libvirtd.close)
             self.libvirtd.start()
             self._cleanup = cleanup.pop_all()

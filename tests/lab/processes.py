@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from tests.lab.waiting import until
@@ -34,3 +35,14 @@ def kill(pid: int) -> None:
     """End the process (SIGKILL, which also ends a frozen one) and wait until it is gone."""
     os.kill(pid, signal.SIGKILL)
     until(lambda: state(pid), 10, f"end of process {pid}", lambda letter: not letter)
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of the processes below it at this moment, of which some may have ended."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        # A thread, or the whole of it, may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, file.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
