@@ -48,7 +48,14 @@ class BMCError(Exception):
 def load(path: str, registered: List[Any]) -> None:
     """Import the driver among these; it registers an instance."""
     stubs = {
-        "requests": {"request": ask, "Response": Answer, "codes": SimpleNamespace(ok=200)},
+        "requests": {
+            "request": ask,
+            "Response": Answer,
+            "codes": SimpleNamespace(
+                ok=200, not_found=404, conflict=409, server_error=500, unavailable=503
+            ),
+            "auth": SimpleNamespace(HTTPDigestAuth=object),
+        },
         "mr_provisioner": {},
         "mr_provisioner.bmc_types": {
             "BMCType": BMCType,

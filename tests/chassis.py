@@ -21,10 +21,10 @@ def call(folder: Path, *request: str, uuid: str = UUID) -> subprocess.CompletedP
     )
 
 
-def tell(folder: Path, *request: str) -> str:
+def tell(folder: Path, *request: str, uuid: str = UUID) -> str:
     """What the program answers; a loaded machine may need more than one try to read in time."""
     done = until(
-        lambda: call(folder, *request),
+        lambda: call(folder, *request, uuid=uuid),
         PATIENCE,
         f"{request}",
         lambda done: done.returncode == 0 or request[0] != "get",
@@ -33,16 +33,16 @@ def tell(folder: Path, *request: str) -> str:
     return done.stdout
 
 
-def do(folder: Path, *request: str) -> None:
+def do(folder: Path, *request: str, uuid: str = UUID) -> None:
     """Have something done, and wait until it is."""
-    assert tell(folder, *request) == ""
+    assert tell(folder, *request, uuid=uuid) == ""
     until(lambda: idle(folder), PATIENCE, "end of the job")
 
 
-def refuse(folder: Path, *request: str) -> str:
+def refuse(folder: Path, *request: str, uuid: str = UUID) -> str:
     """What the program says when it fails, for which it may have no time at the first try."""
     done = until(
-        lambda: call(folder, *request),
+        lambda: call(folder, *request, uuid=uuid),
         PATIENCE,
         f"refusal of {request}",
         lambda done: done.returncode and "in time" not in done.stderr,

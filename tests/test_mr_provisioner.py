@@ -14,6 +14,7 @@ from tests.certificate import certificate
 from tests.daemon import PROGRAM, Daemon
 from tests.hypervisor import hypervisor
 from tests.lab import Cdrom, Laboratory, Machine, Nic, until
+from tests.many_hosts import PREFIX, many_hosts, proxy, uuid_on
 from tests.other_service import other_service
 from tests.provisioner import Bmc, BMCError, DriverOf2018, Provisioned, driver
 
@@ -276,7 +277,8 @@ def test_tls_and_odd_names(users: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "info", [None, "", "http://:9001", "https://:9001/?machine=vm1", "https://:9443", "http://:",
              "https://host.lan/", "?machine=my%20vm", "http://[::1]:9001", "?ca=/x&machine=vm",
-             "https://", " HTTPS://host:9443?machine=a+b@c\n"],
+             "https://", " HTTPS://host:9443?machine=a+b@c\n", "http://:9001/hosts/kvm1",
+             "https://proxy:443/mc/hosts/kvm1/?machine=vm", "http://host//mc//", "http://host/mc"],
 )  # fmt: skip
 def test_bmc_info_that_can_be_understood(info: str | None) -> None:
     assert driver().validate_bmc_info(info) is True
@@ -286,7 +288,9 @@ def test_bmc_info_that_can_be_understood(info: str | None) -> None:
     "info", ["ftp://host", "http://:99999", "http://:x", "http://user:secret@host", "?vm=x",
              "?machine=", "?machine=a&machine=b", "http://host/service", "#x", "http://[::1", "?x",
              "vm1", "9443", ":9443", "host:9443", "//host", "http:/host", "https:9443", "http://:0",
-             "https://:0/", "machine=vm1", "https://h\nx", "http://no host", "?machine=my vm"],
+             "https://:0/", "machine=vm1", "https://h\nx", "http://no host", "?machine=my vm",
+             "http://host/hosts", "http://:9001/hosts/", "/hosts/kvm1", "http://host/hosts/k 1",
+             "http://:9001/hosts/kvm1/service/vm1", "http://host/mc#x"],
 )  # fmt: skip
 def test_bmc_info_that_cannot(info: str) -> None:
     with pytest.raises(BMCError, match="BMC info"):
@@ -308,3 +312,90 @@ def test_open_controller_by_the_new_driver(open_daemon: Daemon, machine: Machine
     one.verbs["pxe_reboot"]()
     machine.wait_for_boots("network")
     assert get_boot(open_daemon, machine)["once"] is None
+
+
+# Many hosts: `web` is on both.
+
+MANY = {"kvm1": [("web", "running")], "kvm2": [("web", "shut off"), ("db", "running")]}
+
+
+@pytest.fixture
+def many(users: Path, tmp_path: Path) -> Iterator[Daemon]:
+    with many_hosts(tmp_path, MANY, "--users", str(users), down="kvm3") as daemon:
+        yield daemon
+
+
+def power(one: Provisioned) -> str:
+    return str(one.bmc.type_inst.get_power(one))
+
+
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+def test_machine_of_one_host(many: Daemon, slash: str) -> None:
+    base = f"http://:{many.port}{slash}"
+    here = provisioned("web", 0, f"{base}/hosts/kvm1{slash}")
+    there = provisioned("x", 0, f"{base}/hosts/kvm2{slash}?machine=web")
+    assert (power(here), power(there)) == ("on", "off")
+    here.verbs["off"]()
+    there.verbs["pxe_reboot"]()
+    assert (power(here), power(there)) == ("off", "on")
+
+
+def test_machine_of_any_host(many: Daemon) -> None:
+    assert power(provisioned("db", many.port)) == "on"
+    other = provisioned("x", many.port, f"http://:{many.port}?machine={uuid_on(1, 0)}")
+    other.verbs["on"]()
+    assert power(provisioned("web", 0, f"http://:{many.port}/hosts/kvm2")) == "on"
+
+
+def test_machine_behind_a_proxy(many: Daemon, tmp_path: Path) -> None:
+    with proxy(tmp_path, many) as port:
+        for path in ("/hosts/kvm1", "/hosts/kvm1/"):
+            one = provisioned("web", 0, f"http://:{port}{PREFIX}{path}")
+            one.verbs["pxe_reboot"]()
+            assert power(one) == "on"
+        assert power(provisioned("db", 0, f"http://:{port}{PREFIX}/")) == "on"
+        wrong = provisioned("db", 0, f"http://:{port}/elsewhere")
+        asked = f"db: HTTP status 404 Not Found; it was asked at http://127.0.0.1:{port}/elsewhere"
+        with pytest.raises(BMCError, match=asked):
+            power(wrong)
+    assert "wrong password" not in many.log()
+
+
+def test_name_on_several_hosts_is_refused_with_a_way_out(many: Daemon) -> None:
+    one = provisioned("web", many.port)
+    with pytest.raises(BMCError, match="on several hosts") as raised:
+        one.verbs["off"]()
+    assert str(raised.value).endswith(
+        "; BMC info whose path ends in /hosts/kvm1 is for the one there"
+    )
+    one.bmc_info = f"http://:{many.port}/hosts/kvm1"
+    assert power(one) == "on"
+
+
+def test_host_that_is_down_or_unknown_is_told(many: Daemon) -> None:
+    base = f"http://127.0.0.1:{many.port}"
+    # libvirt may have been asked just now.
+    told = r"^web: host kvm3( is down since 20\S+Z)?: .*; try again in \d+ s$"
+    with pytest.raises(BMCError, match=told):
+        power(provisioned("web", 0, f"http://:{many.port}/hosts/kvm3"))
+    with pytest.raises(BMCError, match=f"no host 'kvm9'; it was asked at {base}/hosts/kvm9$"):
+        power(provisioned("web", 0, f"http://:{many.port}/hosts/kvm9/"))
+    with pytest.raises(BMCError, match=f"no machine 'db'; it was asked at {base}/hosts/kvm1$"):
+        power(provisioned("db", 0, f"http://:{many.port}/hosts/kvm1"))
+    # It may be on the host that is down.
+    with pytest.raises(BMCError, match=r"not heard of: kvm3; try again in \d+ s$"):
+        power(provisioned("nowhere", many.port))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [(409, '{"detail": "x", "urls": []}', "x"), (409, '{"detail": "x", "urls": {"a": 1}}', "x"),
+     (409, '{"detail": "x", "host": "kvm1"}', "x"), (504, '{"detail": "x", "host": "k"}',
+      "host k: x"), (503, '{"detail": "x", "host": "k", "since": "2026-01-01T00:00:00Z"}',
+      "host k is down since 2026-01-01T00:00:00Z: x; try again in 30 s"),
+     (503, "<html>", "HTTP status 503 Service Unavailable; try again in 30 s")],
+)  # fmt: skip
+def test_refusals_name_the_host(status: int, body: str, said: str) -> None:
+    with other_service(status, body, Retry_After="30") as port, pytest.raises(BMCError) as raised:
+        provisioned("vm", port).verbs["on"]()
+    assert str(raised.value) == f"vm: {said}"

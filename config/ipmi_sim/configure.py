@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from controller import Controller
-from files import Unusable, command, plain, write_all
+from controller import Controller, Refused
+from files import Unusable, command, label, plain, write_all
 from jobs import Failed, clock
 
 FIRST_PORT = 6230
 CONNECT_SECONDS = 10.0
+PATH = re.compile(r"(/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*")
+"""A URL's path that can be sent as it is (RFC 3986, section 3.3)."""
+
 
 Settings = dict[str, Any]
 
@@ -57,7 +60,9 @@ def command_line() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to write")
-    parser.add_argument("--controller", metavar="URL", help="[http://127.0.0.1:9001]")
+    parser.add_argument(
+        "--controller", metavar="URL", help="[http://127.0.0.1:9001]; /hosts/H: of one host"
+    )
     parser.add_argument("--user", metavar="NAME", help="who to be at the controller")
     parser.add_argument("--ca", metavar="FILE", help="certificates to trust, for https")
     parser.add_argument("--machines", metavar="PATTERN", nargs="+", help="which ones [*]")
@@ -75,6 +80,7 @@ def remembered(folder: Path) -> Settings:
         "scheme": "http",
         "host": "127.0.0.1",
         "port": "9001",
+        "path": "",
         "machines": ["*"],
         "ipmi_user": "admin",
         "address": "127.0.0.1",
@@ -114,14 +120,23 @@ def address_of(url: str) -> Settings:
         port = parts.port
     except ValueError as error:
         raise Unusable(f"{url}: {error}") from error
-    if parts.scheme not in ports or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise Unusable(f"{url}: a controller's URL is such as https://host:9001")
     if parts.username is not None:
         raise Unusable("no user name or password in the URL: --user asks for the password")
+    # A slash too many means nothing.
+    names = [*filter(None, parts.path.split("/"))]
+    path = "".join(f"/{name}" for name in names)
+    is_base = PATH.fullmatch(path) and "service" not in names and names[-1:] != ["hosts"]
+    more = parts.query or parts.fragment
+    if parts.scheme not in ports or not parts.hostname or not is_base or more:
+        raise Unusable(
+            f"{url}: a controller's URL is such as https://host:9001, or https://host:9001/hosts/H "
+            "for the machines of the host H alone"
+        )
     return {
         "scheme": parts.scheme,
         "host": parts.hostname,
         "port": str(port or ports[parts.scheme]),
+        "path": path,
     }
 
 
@@ -151,19 +166,58 @@ def check(settings: Settings) -> None:
 
 
 def list_machines(settings: Settings) -> list[dict[str, str]]:
-    """The machines whose names match, each with `name` and `uuid`."""
+    """The machines whose names match, each with `name`, `uuid` and, among many hosts, its `host`.
+
+    Machines of one UUID are one, which is on several hosts.
+    """
     controller = Controller(settings, connect_by=clock() + CONNECT_SECONDS)
-    machines: list[dict[str, str]] = json.loads(controller.request("GET", "/service/machines"))
+    try:
+        # Those of a host that is away would be left out, and ipmi_sim would serve them no longer.
+        answer = controller.request("GET", "/service/machines?complete=true")
+    except Refused as error:
+        if not error.told.get("hosts"):
+            raise
+        one = controller.address("/hosts/H")
+        raise Failed(
+            f"{error}: nothing was written; --controller {one} asks the host H alone"
+        ) from error
+    machines = understood(answer)
+    among_many = len({machine["host"] for machine in machines}) > 1
+    by_uuid: dict[str, list[dict[str, str]]] = {}
+    for machine in machines:
+        by_uuid.setdefault(machine["uuid"], []).append(machine)
     patterns = settings["machines"]
-    chosen = [
-        machine
-        for machine in machines
-        if any(fnmatchcase(machine["name"], pattern) for pattern in patterns)
-    ]
+    chosen = []
+    for uuid, same in by_uuid.items():
+        host = ", ".join(sorted(machine["host"] for machine in same)) if among_many else ""
+        names = [machine["name"] for machine in same]
+        fit = [name for name in names if any(fnmatchcase(name, each) for each in patterns)]
+        chosen += [{"name": name, "uuid": uuid, "host": host} for name in fit[:1]]
     if not chosen:
-        names = " or ".join(patterns)
-        raise Failed(f"of the controller's {len(machines)} machines none is called {names}")
+        words = " or ".join(patterns)
+        raise Failed(f"of the controller's {len(machines)} machines none is called {words}")
     return chosen
+
+
+def understood(answer: str) -> list[dict[str, str]]:
+    """The machines of a list, with what is needed of them. Raises Failed if it is none."""
+    try:
+        told = json.loads(answer)
+        machines: list[dict[str, str]] = [
+            {"name": one["name"], "uuid": one["uuid"], "host": one.get("host", "")} for one in told
+        ]
+        # All but the names are written to files as they are.
+        good = isinstance(told, list) and all(
+            re.fullmatch(r"[0-9a-f-]{36}", one["uuid"])
+            and re.fullmatch(r"[a-z0-9.-]*", one["host"])
+            and isinstance(one["name"], str)
+            for one in machines
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise Failed("something that is not the controller has answered")
+    return machines
 
 
 def give_ports(settings: Settings, uuids: list[str]) -> None:
@@ -199,9 +253,16 @@ def tell(folder: Path, settings: Settings, machines: list[dict[str, str]]) -> No
     """Which machine is where, and what to do next."""
     for machine in sorted(machines, key=lambda machine: settings["ports"][machine["uuid"]]):
         port = settings["ports"][machine["uuid"]]
-        print(f"{settings['address']}:{port}  {machine['uuid']}  {json.dumps(machine['name'])}")
+        print(f"{settings['address']}:{port}  {machine['uuid']}  {label(machine)}")
     for lan in sorted(folder.glob("lan*.conf")):
         print(f"Start: {command(folder, lan.stem.removeprefix('lan'))}")
+    for machine in machines:
+        if "," in machine["host"]:
+            warning = (
+                f"configure.py: {label(machine)}, by one UUID: the one that runs is reached, and "
+                "none while none runs or several do"
+            )
+            print(warning, file=sys.stderr)
     if not ipaddress.ip_address(settings["address"]).is_loopback:
         warning = (
             "configure.py: IPMI's cipher suite 0 lets in whoever knows the user name, with any "

@@ -16,6 +16,14 @@ LONGEST_ANSWER = 1 << 24
 Settings = dict[str, str]
 
 
+class Refused(Failed):
+    """Raised if the controller refuses; `told` is its answer, empty if that is no JSON object."""
+
+    def __init__(self, words: str, told: "dict[str, object]") -> None:
+        super().__init__(words)
+        self.told = told
+
+
 class Machine:
     """One machine. Every method raises Failed if the controller refuses, or cannot be asked."""
 
@@ -64,39 +72,65 @@ def load(path: str) -> tuple[Settings, dict[str, int]]:
 class Controller:
     """The controller that the settings name: `scheme`, `host`, `port`; `user`, `password`; `ca`.
 
+    `path` is what comes before the paths of the controller: that of a proxy, which takes it off,
+    and then `/hosts/H` if only the machines of that libvirt are meant; either may be missing.
     One that cannot be connected to by then is away: its answer is not waited for.
     """
 
     def __init__(self, settings: Settings, connect_by: float) -> None:
         self._settings = settings
         self._connect_by = connect_by
+        host = settings["host"]
+        self._name = f"{f'[{host}]' if ':' in host else host}:{settings['port']}"
+        self._proxy, self._of_host = split(settings.get("path", ""))
 
     def request(self, method: str, path: str, body: str = "") -> str:
         """The body of an answer that is a success. Raises Failed, with the controller's words."""
+        path = self._of_host + path
         status, head, answer = self._exchange(method, path, body, "")
         challenge = re.search(r"^www-authenticate: *digest (.*)$", head, re.I | re.M)
         if status == 401 and challenge and "user" in self._settings:
+            # Of the path as it comes to the controller, which compares the two.
             credentials = self._digest(challenge[1], method, path)
             status, head, answer = self._exchange(method, path, body, credentials)
         if status == 200:
             return answer
-        try:
-            detail = json.loads(answer)["detail"]
-        except (ValueError, KeyError, TypeError):
-            detail = "no reason given"
-        raise Failed(f"{detail} (HTTP status {status})")
+        told = json_object(answer)
+        raise Refused(self._reason(status, head, told), told)
+
+    def address(self, of_host: str) -> str:
+        """The URL by which `configure.py` reaches the machines of one host; `of_host` is its path.
+
+        That is `/hosts/H`.
+        """
+        return f"{self._settings['scheme']}://{self._name}{self._proxy}{of_host}"
+
+    def _reason(self, status: int, head: str, told: "dict[str, object]") -> str:
+        """Why it refuses, on which host, and what can be done about it."""
+        words = told.get("detail") or "no reason given"
+        if "since" in told:
+            words = f"host {told.get('host')} is down since {told['since']}: {words}"
+        elif status >= 500 and "host" in told:
+            words = f"host {told['host']}: {words}"
+        notes = [f"HTTP status {status}"]
+        retry = re.search(r"^retry-after: *(\d+)$", head, re.I | re.M)
+        if status == 503 and retry:
+            notes.append(f"try again in {retry[1]} s")
+        if status == 404 and (self._proxy or self._of_host):
+            notes.append(f"it was asked at {self.address(self._of_host)}")
+        if status == 409 and (host := host_of_first(told.get("urls"))):
+            notes.append(f"to reach but one: configure.py --controller {self.address(host)}")
+        return f"{words} ({'; '.join(notes)})"
 
     def _exchange(self, method: str, path: str, body: str, more: str) -> tuple[int, str, str]:
         """Status, head and body of the answer. By HTTP/1.0 its end is the connection's end."""
-        host = self._settings["host"]
-        name = f"[{host}]" if ":" in host else host
         head = (
-            f"{method} {path} HTTP/1.0\r\nHost: {name}:{self._settings['port']}\r\n"
+            f"{method} {self._proxy}{path} HTTP/1.0\r\nHost: {self._name}\r\n"
             f"Content-Length: {len(body)}\r\nContent-Type: application/json\r\n{more}\r\n"
         )
         seconds = READ_SECONDS if method == "GET" else JOB_SECONDS
         deadline = clock() + seconds
-        with self._connection(host) as connection:
+        with self._connection(self._settings["host"]) as connection:
             connection.settimeout(seconds)
             connection.sendall((head + body).encode())
             received = b""
@@ -141,6 +175,28 @@ class Controller:
         fields |= {"username": user, "uri": path, "cnonce": client, "response": md5(proof)}
         quoted = ", ".join(f'{name}="{value}"' for name, value in fields.items())
         return f"Authorization: Digest {quoted}, algorithm=MD5, qop=auth, nc=00000001\r\n"
+
+
+def split(path: str) -> tuple[str, str]:
+    """What of an address's path is a proxy's, and the `/hosts/H` at its end, if it is there."""
+    found = re.search(r"/hosts/[^/]+$", path)
+    return (path[: found.start()], found[0]) if found else (path, "")
+
+
+def host_of_first(urls: object) -> str:
+    """The `/hosts/H` of the first of the machines that could be meant; empty if it is told none."""
+    first = urls[0] if isinstance(urls, list) and urls else ""
+    found = re.match(r"/hosts/[a-z0-9.-]+", str(first))
+    return found[0] if found else ""
+
+
+def json_object(text: str) -> "dict[str, object]":
+    """The object that a text is; an empty one if it is none."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def md5(text: str) -> str:

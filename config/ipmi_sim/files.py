@@ -113,7 +113,7 @@ def machine_text(folder: Path, bmc: int, settings: Settings, machine: dict[str, 
     if len(program) > LONGEST_LINE:
         raise Unusable(f"{folder}: this path is too long for ipmi_sim")
     return MACHINE.format(
-        name=json.dumps(machine["name"]),
+        name=label(machine),
         bmc=bmc,
         address=settings["address"],
         port=settings["ports"][machine["uuid"]],
@@ -122,6 +122,12 @@ def machine_text(folder: Path, bmc: int, settings: Settings, machine: dict[str, 
         user=settings["ipmi_user"],
         password=settings["ipmi_password"],
     )
+
+
+def label(machine: dict[str, str]) -> str:
+    """What a machine is called, and where it is if there are many hosts, on one line."""
+    name = json.dumps(machine["name"])
+    return f"{name} on {machine['host']}" if machine["host"] else name
 
 
 def guid(uuid: str) -> str:

@@ -10,6 +10,11 @@ of the controller, or empty if the controller has none. What a machine's "BMC in
     ?machine=my%20vm                    another name or UUID, percent-encoded
     https://host.lan:9001/?machine=vm1  another host than the BMC's IP, as its certificate wants
     https://:9001/?ca=/etc/ssl/lab.pem  the certificates to trust, in a file on this host
+    http://:9001/hosts/kvm1             the machine that is on the controller's host kvm1
+    https://proxy:443/mc/hosts/kvm1     the same by a proxy, which takes its own path, /mc, off
+
+A controller of many hosts finds a machine whose name there is once, or by its UUID, wherever it is;
+a name that is on several hosts needs `/hosts/H` or the UUID.
 
 Anything else is refused: a bare `vm1` or `9443` might be meant as one thing and taken for another.
 
@@ -26,7 +31,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 import requests
 from mr_provisioner.bmc_types import BMCError, BMCType, register_bmc_type
 
-BMC_INFO = re.compile(r"(https?://[^/?#\s]*/?)?(\?[^#\s]*)?", re.IGNORECASE)
+BMC_INFO = re.compile(r"(https?://[^/?#\s]*(/[^?#\s]*)?)?(\?[^#\s]*)?", re.IGNORECASE)
+OWN_PATH = re.compile(r"(/hosts/[^/]+)?/service/.*")
+"""Of a URL's path, what comes to the controller when a proxy has taken its own off."""
+
 ENDS_IN_A_PORT = re.compile(r":\d+$")
 PORT = 9001
 CONNECT_SECONDS = 10
@@ -60,8 +68,8 @@ class Place:
             raise BMCError("BMC info: the BMC has the user name and the password, not the machine")
         if not BMC_INFO.fullmatch(info):
             raise BMCError(
-                "BMC info {!r}: it begins with http://, https:// or ?, and has no path, blank"
-                " or #, such as https://:{}/?machine=my%20vm".format(info, PORT)
+                "BMC info {!r}: it begins with http://, https:// or ?, and has no blank or #,"
+                " such as https://:{}/?machine=my%20vm".format(info, PORT)
             )
         try:
             parts = urlsplit(info)
@@ -77,6 +85,13 @@ class Place:
             )
         except ValueError as error:
             raise BMCError("BMC info {!r}: {}".format(info, error)) from error
+        # A slash too many means nothing.
+        steps = [step for step in parts.path.split("/") if step]
+        if "service" in steps or steps[-1:] == ["hosts"]:
+            words = (
+                "BMC info {!r}: its path ends in /hosts/H, the machine's name is in ?machine=NAME"
+            )
+            raise BMCError(words.format(info))
         if not port:
             raise BMCError("BMC info {!r}: no machine is controlled at port 0".format(info))
         for key, values in query.items():
@@ -90,8 +105,22 @@ class Place:
         host = "[{}]".format(host) if ":" in host else host
         machine = query.get("machine", [name])[0]
         scheme = parts.scheme or "http"
-        self.url = "{}://{}:{}/service/{}".format(scheme, host, port, quote(machine, safe=""))
+        path = "".join("/" + step for step in steps)
+        self.base = "{}://{}:{}{}".format(scheme, host, port, path)
+        self.is_below = bool(path)
+        """Whether the controller is asked below a path, a proxy's or that of one host."""
+        self.url = "{}/service/{}".format(self.base, quote(machine, safe=""))
         self.trusted = query.get("ca", [None])[0]
+
+
+class Digest(requests.auth.HTTPDigestAuth):
+    """Signs the path that comes to the controller, which compares the two."""
+
+    def build_digest_header(self, method: str, url: str) -> Any:
+        own = OWN_PATH.search(urlsplit(url).path)
+        return super().build_digest_header(  # type: ignore[no-untyped-call]
+            method, own.group() if own else url
+        )
 
 
 class LibvirtBMC(BMCType):  # type: ignore[misc]
@@ -134,9 +163,10 @@ class LibvirtBMC(BMCType):  # type: ignore[misc]
 
     def _call(self, machine: Any, method: str, path: str, member: str, json: Any = None) -> Any:
         """A member of the controller's answer. Raises BMCError, with its own sentence."""
-        answer = _ask(machine, method, path, json)
+        place = Place(machine.bmc.ip, machine.name, machine.bmc_info or "")
+        answer = _ask(machine, place, method, path, json)
         if answer.status_code != requests.codes.ok:
-            raise BMCError("{}: {}".format(machine.name, _sentence(answer)))
+            raise BMCError("{}: {}".format(machine.name, _sentence(answer, place)))
         try:
             return _member(answer, member)
         except ValueError as error:
@@ -150,13 +180,12 @@ def listed(words: Dict[str, str]) -> str:
     return ", ".join(sorted(words))
 
 
-def _ask(machine: Any, method: str, path: str, json: Any) -> requests.Response:
+def _ask(machine: Any, place: Place, method: str, path: str, json: Any) -> requests.Response:
     """Whatever is answered. Raises BMCError where nothing is."""
     bmc = machine.bmc
-    place = Place(bmc.ip, machine.name, machine.bmc_info or "")
     account = None
     if bmc.username:
-        account = requests.auth.HTTPDigestAuth(bmc.username, bmc.password or "")
+        account = Digest(bmc.username, bmc.password or "")
     try:
         return requests.request(
             method,
@@ -188,15 +217,34 @@ def _member(answer: requests.Response, name: str) -> Any:
     return value
 
 
-def _sentence(answer: requests.Response) -> str:
-    """The controller's own words (RFC 9457), or the status where something else has answered."""
+def _sentence(answer: requests.Response, place: Place) -> str:
+    """Why it is refused, in the controller's own words (RFC 9457), on which host, and a way out.
+
+    The status where something else has answered.
+    """
+    status = answer.status_code
     try:
-        detail = _told(answer).get("detail")
+        told = _told(answer)
     except ValueError:
-        detail = None
-    if isinstance(detail, str) and detail:
-        return detail
-    return "HTTP status {} {}".format(answer.status_code, answer.reason)
+        told = {}
+    words = told.get("detail")
+    if not isinstance(words, str) or not words:
+        words = "HTTP status {} {}".format(status, answer.reason)
+    host = told.get("host")
+    if "since" in told:
+        words = "host {} is down since {}: {}".format(host, told["since"], words)
+    elif host and status >= requests.codes.server_error:
+        words = "host {}: {}".format(host, words)
+    if status == requests.codes.unavailable and answer.headers.get("Retry-After", "").isdigit():
+        words += "; try again in {} s".format(answer.headers["Retry-After"])
+    if status == requests.codes.not_found and place.is_below:
+        words += "; it was asked at {}".format(place.base)
+    # There are several, each on a host of its own.
+    urls = told.get("urls")
+    if status == requests.codes.conflict and isinstance(urls, list) and urls:
+        path = str(urls[0]).partition("/service/")[0]
+        words += "; BMC info whose path ends in {} is for the one there".format(path)
+    return words
 
 
 def _told(answer: requests.Response) -> Dict[str, Any]:
