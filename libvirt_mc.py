@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The daemon's entry point. Any Python can read this file, and be told what is missing."""
 
+import os
 import sys
 
 OLDEST = (3, 11)
@@ -16,6 +17,15 @@ def start() -> int:
             "`python" + needed + " libvirt_mc.py`\n"
         )  # fmt: skip
         return 1
+    if os.getpid() == 1:
+        from mc.init import in_child_of_init
+
+        return in_child_of_init(main)
+    return main()
+
+
+def main() -> int:
+    """The exit status, from a Python that is new enough."""
     from mc.command_line import main
 
     return main()
