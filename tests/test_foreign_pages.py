@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from mc.users import add_user
-from tests.daemon import Daemon
+from tests.daemon import READS, Daemon
 from tests.digest import authorization, nonce_of
 from tests.hypervisor import hypervisor
 from tests.lab import until
@@ -22,7 +22,6 @@ from tests.other_service import other_service
 
 OK, UNAUTHORIZED = 200, 401
 PATIENCE = 60.0
-READS = ("list", "domstats", "dominfo", "domstate", "dumpxml", "screenshot")
 ACTIONS = "/service/vm/state_controller/"
 
 # Each way with a verb of its own, by which the daemon's metrics tell that it was tried.
