@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import Literal, TypeVar
 
 from mc import libvirt_uri
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 # Seconds for what has no deadline of its own, such as a folder on a network.
 _PATIENCE = 15.0
-_END = 1.0
 # As many connections are made at once as the daemon makes, lest they keep the processor from each
 # other. One that takes longer than so many seconds waits for its host, and counts no more.
 _AT_ONCE = 8
@@ -107,7 +107,7 @@ def _troubles(hosts: Sequence[HostSettings]) -> dict[str, Future[str | None]]:
             wait(busy, min(busy.values()) - time.monotonic(), FIRST_COMPLETED)
             now = time.monotonic()
             busy = {one: until for one, until in busy.items() if now < until and not one.done()}
-        troubles[host.name] = _begun(LibvirtOnce(host).trouble)
+        troubles[host.name] = _begun(partial(_trouble, host))
         busy[troubles[host.name]] = time.monotonic() + _BUSY_SECONDS
     return troubles
 
@@ -190,52 +190,24 @@ def _begun(look: Callable[[], T]) -> Future[T]:
     return future
 
 
-class LibvirtOnce:
-    """One connection to libvirt by a virsh of its own, to see whether there is one to be had."""
+def _trouble(host: HostSettings) -> str | None:
+    """Why libvirt cannot be reached by a virsh of its own; None if it can.
 
-    def __init__(self, host: HostSettings) -> None:
-        self._host = host
-        self._lock = Lock()
-        self._session: Session | None = None
-        self._is_closed = False
-
-    def trouble(self) -> str | None:
-        """Why libvirt cannot be reached; None if it can, or if this was closed meanwhile.
-
-        It takes as long as the daemon gives a connection: libvirt.read_seconds.
-        """
-        host = self._host
-        deadline = time.monotonic() + host.read_seconds
-        try:
-            with self._lock:
-                if self._is_closed:
-                    return None
-                self._session = session = Session(host.virsh, host.uri)
-            try:
-                session.greet(deadline)
-            finally:
-                with self._lock:
-                    self._session = None
-                session.close()
-        except Unreachable as error:
-            said = str(error)
-        except NoAnswer:
-            said = f"no answer within {host.read_seconds:g} s (libvirt.read_seconds)"
-        except OSError as error:
-            # Files may run out where hosts are many.
-            said = words(error)
-        else:
-            return None
-        if self._is_closed:
-            return None
-        return f"{host.uri} cannot be reached: {said} ({libvirt_uri.hint(host.uri)})"
-
-    def close(self) -> None:
-        """End the connection that is being tried, from another thread."""
-        with self._lock:
-            self._is_closed = True
-            if self._session:
-                self._session.kill()
+    It takes as long as the daemon gives a connection: libvirt.read_seconds.
+    """
+    deadline = time.monotonic() + host.read_seconds
+    try:
+        with closing(Session(host.virsh, host.uri)) as session:
+            session.greet(deadline)
+        return None
+    except Unreachable as error:
+        said = str(error)
+    except NoAnswer:
+        said = f"no answer within {host.read_seconds:g} s (libvirt.read_seconds)"
+    except OSError as error:
+        # Files may run out where hosts are many.
+        said = words(error)
+    return f"{host.uri} cannot be reached: {said} ({libvirt_uri.hint(host.uri)})"
 
 
 def warn_at_start(settings: Settings) -> None:

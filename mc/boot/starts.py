@@ -89,11 +89,11 @@ class Starts:
     def start(self, uuid: str, done: list[str], xml: str | None = None) -> None:
         """Start a machine: by its one-time device if one is set, which is then forgotten.
 
-        xml: its definition, if that was read or written just before.
+        xml: its definition, if that was read or written just before, while QEMU's events are heard.
         The mark goes before the machine starts: a crash in between loses a one-time boot, but
         never repeats one, and with it an installation.
         """
-        start = self._prepared(uuid, None, xml or self._read_to_start(uuid), done)
+        start = self._prepared(uuid, None, xml, done)
         if start is not None:
             self._carry_out(start, lambda: True, done)
 
@@ -104,8 +104,7 @@ class Starts:
         or `only_if_cut`. Raises `Transient` if there would be nothing left to start, `Migrating`.
         """
         migration.refuse(self._virsh, machine)
-        xml = self._read_to_start(machine.uuid)
-        start = self._prepared(machine.uuid, machine.id, xml, done)
+        start = self._prepared(machine.uuid, machine.id, None, done)
 
         def cut() -> bool:
             if self._supply.cut_to_start(machine, done):
@@ -134,35 +133,33 @@ class Starts:
             self._closed = True
             self._changed.wait_for(lambda: self._under_way == 0, _FINISHING)
 
-    def _read_to_start(self, uuid: str) -> str:
-        """The definition by which the machine is to start; QEMU's events are heard if need be."""
-        xml = self._definitions.read(uuid)
-        boot = order.read_ours(xml)
-        if boot is None or not (boot.once or boot.begun):
-            return xml
-        self._definitions.listen()
-        # That may have taken a while.
-        return self._definitions.read(uuid)
-
-    def _prepared(self, uuid: str, run: int | None, xml: str, done: list[str]) -> _Start | None:
+    def _prepared(
+        self, uuid: str, run: int | None, xml: str | None, done: list[str]
+    ) -> _Start | None:
         """All that a start takes, done; None if another run than this one has begun since.
 
-        Raises `CannotBoot` if the one-time device has gone.
+        xml: the definition, if it was read while QEMU's events are heard. Raises `CannotBoot` if
+        the one-time device has gone.
         """
-        boot = order.read_ours(xml)
+        upcoming = xml or self._definitions.read(uuid)
+        boot = order.read_ours(upcoming)
         if boot is None or not (boot.once or boot.begun):
             return _Start(uuid, run)
+        if xml is None:
+            self._definitions.listen()
+            # That may have taken a while.
+            return self._prepared(uuid, run, self._definitions.read(uuid), done)
         if self._definitions.has_image(uuid):
             # A saved image goes on where it was, maybe in a one-time boot: that is no boot.
             return _Start(uuid, run)
         if boot.once is None:
             return _Start(uuid, run, is_tidied=True)
-        once = order.booting(xml, boot.once, self._definitions.roles(xml))
+        once = order.booting(upcoming, boot.once, self._definitions.roles(upcoming))
         # To define what was undefined meanwhile would bring it back.
         if run is not None and not self._supply.startable(uuid, run):
             return None
-        self._definitions.define(order.begun(xml), done)
-        return _Start(uuid, run, once, boot.once, marked=xml)
+        self._definitions.define(order.begun(upcoming), done)
+        return _Start(uuid, run, once, boot.once, marked=upcoming)
 
     def _carry_out(self, start: _Start, clear: Callable[[], bool], done: list[str]) -> bool:
         """Start the machine once it is off, as `clear` sees to; whether that was done.

@@ -19,6 +19,7 @@ from mc.hosts.host import Host
 from mc.hosts.index import Index
 from mc.hosts.shares import Shares
 from mc.hosts.sweep import Lists, Sweep
+from mc.machine import migration
 from mc.machine.machines import FoundMachine
 
 T = TypeVar("T")
@@ -178,7 +179,9 @@ class Hosts:
             raise Ambiguous(reference, at, "each a machine of its own")
         # While a machine is being migrated both hosts have it, and one only is to be asked.
         active = [
-            name for name, one in found.items() if one.id is not None and not _is_arriving(one)
+            name
+            for name, one in found.items()
+            if one.id is not None and not migration.is_on_its_way(one)
         ]
         if len(active) == 1:
             return self._by_name[active[0]]
@@ -187,8 +190,3 @@ class Hosts:
         if len(found) > 1:
             raise Ambiguous(reference, at, "and runs on " + ("both" if active else "none of them"))
         return self._by_name[at[0][0]] if at else None
-
-
-def _is_arriving(machine: FoundMachine) -> bool:
-    """Whether it is being migrated to this host, and runs on another one yet."""
-    return (machine.state, machine.reason) == ("paused", "migrating")

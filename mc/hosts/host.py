@@ -102,12 +102,13 @@ class Host:
         self.power = Power(means)
         self.boot_verbs = BootVerbs(means)
         self._sweep = Sweep([self], settings.read_seconds, settings.read_seconds)
-        self.watch = Watch(self, followed=not settings.uri.startswith("test:"))
-        self._rule = RebootRule(self.machines, turns, self._starts)
         # The embedded hypervisor lives inside one virsh, and shows its events to no other.
+        has_events = not settings.uri.startswith("test:")
+        self.watch = Watch(self, followed=not has_events)
+        self._rule = RebootRule(self.machines, turns, self._starts)
         self._qemu = None
         self._streams: tuple[Attention | Stream, ...] = ()
-        if not settings.uri.startswith("test:"):
+        if has_events:
             of_this = partial(
                 shared.streams.qemu_events, settings.virsh, settings.uri, name=self.name
             )

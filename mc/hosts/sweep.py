@@ -85,10 +85,9 @@ class Sweep:
         with self._changed:
             if self._done != self._begun:
                 return
-            for name, (listing, began) in list(self._late.items()):
-                if time.monotonic() >= began + self._read_seconds:
+            for name, late in list(self._late.items()):
+                if _is_given_up(*late, self._read_seconds):
                     del self._late[name]
-                    listing.close()
 
     def close(self) -> None:
         """Give up what is late. Sessions are to be ended before, so that no sweep lasts."""
@@ -144,30 +143,23 @@ class _Reading:
                     self._proceed(one)
         for one in set(self._by_descriptor.values()):
             self._lists.errors[one.host.name] = NoAnswer("list")
-            if not self._is_overdue(one):
+            if not _is_given_up(one.listing, one.began, self._read_seconds):
                 self._late[one.host.name] = one.listing, one.began
         return self._lists
 
     def _is_awaited(self) -> bool:
         return any(not one.is_old for one in self._by_descriptor.values())
 
-    def _is_overdue(self, one: _One) -> bool:
-        """Whether it is of no use to read on; then its session is ended."""
-        if time.monotonic() < one.began + self._read_seconds:
-            return False
-        one.listing.close()
-        return True
-
     def _begin(self, host: Listed) -> None:
         try:
             late = self._late.pop(host.name, None)
             if late is None:
                 one = _One(host, host.listing(), time.monotonic())
+            elif _is_given_up(*late, self._read_seconds):
+                raise NoAnswer("list")
             else:
                 # What it tells is older than the question, so it is read once more after that.
                 one = _One(host, *late, is_old=True)
-                if self._is_overdue(one):
-                    raise NoAnswer("list")
         except ControllerError as error:
             self._lists.errors[host.name] = error
             return
@@ -206,3 +198,11 @@ class _Reading:
             self._by_descriptor[descriptor] = one
             self._poll.register(descriptor, select.POLLIN)
         one.descriptors = descriptors
+
+
+def _is_given_up(listing: Listing, began: float, seconds: float) -> bool:
+    """Whether it is of no use to read on after so many seconds; then its session is ended."""
+    if time.monotonic() < began + seconds:
+        return False
+    listing.close()
+    return True

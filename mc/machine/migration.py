@@ -32,8 +32,13 @@ def refuse(virsh: Virsh, machine: FoundMachine) -> None:
     except Refused:
         # It is off by now, or gone; whatever is done next is told so.
         return
-    if job in (_OUTGOING, _INCOMING) or (machine.state, machine.reason) == _MIGRATING:
+    if job in (_OUTGOING, _INCOMING) or is_on_its_way(machine):
         raise Migrating
+
+
+def is_on_its_way(machine: FoundMachine) -> bool:
+    """Whether it comes in from another host, where it still runs, or has just been given up."""
+    return (machine.state, machine.reason) == _MIGRATING
 
 
 def check_stayed(virsh: Virsh, machine: FoundMachine) -> None:
